@@ -1,0 +1,60 @@
+"""Read and check JSON request bodies; the same schemas describe the routes."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.protocols import Validator
+from starlette.requests import Request
+
+from app.errors import InvalidBody, InvalidJSON, UnsupportedMediaType
+
+
+def validator(schema: Mapping[str, Any]) -> Validator:
+    """A reusable validator (JSON Schema 2020-12); raises jsonschema.SchemaError for a schema that is none."""
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema)
+
+
+def json_path(path: Any) -> str:
+    """The JSON path of an error ("$.messages[0].role")."""
+    return "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+
+
+def check(value: Any, schema: Validator) -> None:
+    """Raise InvalidBody with the JSON path of each violation; its ``param`` is the first one's."""
+    errors = sorted(schema.iter_errors(value), key=lambda error: [str(part) for part in error.absolute_path])
+    if errors:
+        told = [f"{json_path(error.absolute_path)}: {_short(error.message)}" for error in errors[:5]]
+        raise InvalidBody("; ".join(told), param=json_path(errors[0].absolute_path))
+
+
+def parse_json(raw: bytes) -> Any:
+    """Parse UTF-8 JSON; raises InvalidJSON, also for nesting that no parser should follow and for NaN and Infinity."""
+    try:
+        return json.loads(raw, parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise InvalidJSON(f"The body is not UTF-8: {error.reason} at byte {error.start}; send it as UTF-8.") from None
+    except RecursionError:
+        raise InvalidJSON("The body is nested too deeply; send flatter JSON.") from None
+    except ValueError as error:
+        raise InvalidJSON(f"The body is not JSON: {error}; send a JSON document.") from None
+
+
+async def read_json(request: Request, schema: Validator) -> Any:
+    """The request's JSON body, checked. Raises UnsupportedMediaType, InvalidJSON or InvalidBody."""
+    content_type = request.headers.get("content-type", "")
+    if content_type.split(";")[0].strip().lower() != "application/json":
+        raise UnsupportedMediaType(f"Content-Type is {content_type or 'missing'!r}; send application/json.")
+    value = parse_json(await request.body())
+    check(value, schema)
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 300 else text[:200] + " … " + text[-80:]

@@ -1,0 +1,202 @@
+"""Read YAML with a line number for every path. Duplicate keys, syntax errors and unreadable files are Problems, never tracebacks.
+
+PyYAML's YAML 1.1 rules hold (an unquoted ``on`` is true, ``1.10`` is 1.1), but dates stay text. Checking is by JSON Schema, and each
+violation names file, line, YAML path, value and remedy.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator, ValidationError
+
+from app.errors import ConfigError, Problem
+
+YamlPath = tuple[str | int, ...]
+_MAX_NODES = 100_000
+_MAX_DEPTH = 100
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One YAML file: its plain data, and the line (from 1) of every path in it."""
+
+    file: str
+    data: Any
+    lines: Mapping[YamlPath, int]
+
+    def line(self, path: Iterable[str | int]) -> int | None:
+        """The line of ``path``, or of the nearest thing above it that the file has."""
+        at = tuple(path)
+        while at and at not in self.lines:
+            at = at[:-1]
+        return self.lines.get(at)
+
+    def problem(self, path: Iterable[str | int], message: str, remedy: str = "") -> Problem:
+        at = tuple(path)
+        return Problem(self.file, message, dotted(at), self.line(at), remedy)
+
+
+def dotted(path: Iterable[str | int]) -> str:
+    """A YAML path as people write it: "spec.peers[0].url"."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+
+
+def read(path: Path) -> Document:
+    """Read one mapping from a file. Raises ConfigError with every duplicate key, or the one reason why it cannot be read at all."""
+    file = str(path)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError([Problem(file, f"is not UTF-8 (byte {error.start})", remedy="save it as UTF-8")]) from None
+    except OSError as error:
+        raise ConfigError([Problem(file, f"cannot be read: {error.strerror}", remedy="check the path and its permissions")]) from None
+    return parse(text, file)
+
+
+def parse(text: str, file: str) -> Document:
+    """Like ``read``, for text at hand."""
+    try:
+        root = yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        raise ConfigError([Problem(file, f"is not YAML: {error.problem}", line=line, remedy="mend the syntax there")]) from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError([Problem(file, f"is not YAML: {str(error) or 'nested too deeply'}", remedy="mend the syntax")]) from None
+    if root is None:
+        raise ConfigError([Problem(file, "is empty", remedy="start from one of the files that ship with the node")])
+    if not isinstance(root, yaml.MappingNode):
+        found = "a list" if isinstance(root, yaml.SequenceNode) else f"the value {root.value!r}"
+        raise ConfigError([Problem(file, f"holds {found} where a mapping is wanted", line=1, remedy="start with `apiVersion:`")])
+    walk = _Walk(file)
+    data = walk.value(root, ())
+    if walk.problems:
+        raise ConfigError(walk.problems)
+    return Document(file, data, walk.lines)
+
+
+def check(document: Document, schema: Mapping[str, Any]) -> list[Problem]:
+    """Every violation of a JSON Schema (2020-12), in the order of the file. A schema's ``x-remedy`` words the remedy."""
+    found = Draft202012Validator(schema).iter_errors(document.data)
+    problems = [problem for error in found for problem in _problems_of(document, error)]
+    return sorted(problems, key=lambda problem: problem.line or 0)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The remedy for an unknown word: the nearest known one, else all of them."""
+    options = sorted(known)
+    close = difflib.get_close_matches(word, options, n=1)
+    return f"did you mean `{close[0]}`?" if close else f"there is {', '.join(options) or 'nothing'}"
+
+
+class _Walk:
+    """Builds plain data from composed nodes, noting lines and problems on the way."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.lines: dict[YamlPath, int] = {}
+        self.problems: list[Problem] = []
+        self._construct = yaml.SafeLoader("").construct_object
+
+    def value(self, node: yaml.Node, path: YamlPath) -> Any:
+        self.lines.setdefault(path, node.start_mark.line + 1)
+        if len(self.lines) > _MAX_NODES or len(path) > _MAX_DEPTH:
+            raise ConfigError([Problem(self.file, "is too large or refers to itself", dotted(path[:5]), remedy="make it smaller")])
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
+        return self._scalar(node, path)
+
+    def _mapping(self, node: yaml.MappingNode, path: YamlPath) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                inherited = self.value(value_node, path)
+                for part in inherited if isinstance(inherited, list) else [inherited]:
+                    merged |= part if isinstance(part, dict) else {}
+                continue
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else str(key_node.value)
+            at = (*path, key)
+            if key in result:
+                self.problems.append(
+                    Problem(self.file, f"is given twice (first on line {self.lines[at]})", dotted(at), line, "keep one of the two")
+                )
+            else:
+                self.lines[at] = line
+            result[key] = self.value(value_node, at)
+        return merged | result
+
+    def _scalar(self, node: yaml.Node, path: YamlPath) -> Any:
+        if node.tag == "tag:yaml.org,2002:timestamp":
+            return node.value
+        try:
+            return self._construct(node)
+        except (yaml.YAMLError, ValueError) as error:
+            reason = getattr(error, "problem", None) or error
+            self.problems.append(
+                Problem(self.file, f"{node.value!r}: {reason}", dotted(path), node.start_mark.line + 1, "put it in quotes")
+            )
+            return None
+
+
+_KINDS = {
+    "object": "a mapping",
+    "array": "a list",
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "nothing",
+}
+
+
+def _problems_of(document: Document, error: ValidationError) -> list[Problem]:
+    path = tuple(error.absolute_path)
+    schema: Mapping[str, Any] = error.schema if isinstance(error.schema, Mapping) else {}
+    remedy = schema.get("x-remedy", "")
+    shown = _shown(error.instance)
+    match error.validator:
+        case "additionalProperties" if isinstance(error.instance, Mapping):
+            known = set(schema.get("properties", {}))
+            what = schema.get("x-name", "a known field")
+            unknown = [key for key in error.instance if key not in known]
+            return [document.problem((*path, key), f"`{key}` is not {what}", nearest(str(key), known)) for key in unknown]
+        case "required" if isinstance(error.instance, Mapping):
+            key = error.message.split("'")[1]
+            return [document.problem((*path, key), "is missing", remedy or f"add `{key}:`")]
+        case "type":
+            expected: Any = error.validator_value
+            wanted = expected if isinstance(expected, list) else [expected]
+            kinds = " or ".join(_KINDS[kind] for kind in wanted)
+            quote = "put it in quotes" if "string" in wanted and isinstance(error.instance, bool | int | float) else f"write {kinds}"
+            return [document.problem(path, f"is {shown}, which is not {kinds}", remedy or quote)]
+        case "enum":
+            allowed: Any = error.validator_value
+            options = [str(option) for option in allowed]
+            return [document.problem(path, f"is {shown}", remedy or nearest(str(error.instance), options))]
+        case "const":
+            return [document.problem(path, f"is {shown}", remedy or f"write `{error.validator_value}`")]
+        case "pattern" | "format":
+            return [document.problem(path, f"is {shown}, which does not fit", remedy or f"it must match {error.validator_value}")]
+        case "anyOf" | "oneOf" if error.context:
+            inner = min(error.context, key=lambda each: (len(each.absolute_path) == 0, str(each.validator) == "type"))
+            return [document.problem(path, f"is {shown}, which does not fit", remedy)] if remedy else _problems_of(document, inner)
+        case _:
+            return [document.problem(path, f"is {shown}: {error.message[:200]}", remedy)]
+
+
+def _shown(value: Any) -> str:
+    """A value as a person recognises it: text in quotes, YAML's words for the rest, cut at 80 characters."""
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list):
+        return "an empty list" if not value else "a list"
+    text = {True: "true", False: "false", None: "nothing"}.get(value) if value is None or isinstance(value, bool) else repr(value)
+    return text if text and len(text) <= 80 else f"{text[:77] if text else ''}…"

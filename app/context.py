@@ -1,0 +1,61 @@
+"""What one request carries through the node and across hops: ids, trace, deadline, principal, hops. Read by whoever serves it."""
+
+import asyncio
+import re
+import secrets
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+DEFAULT_DEADLINE_S = 600.0
+_TRACEPARENT = re.compile(r"^(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?$")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """One request. ``deadline`` is loop time in seconds; ``hops`` are the ids of the nodes it has passed; "" is the anonymous principal."""
+
+    request_id: str
+    traceparent: str
+    deadline: float
+    tracestate: str = ""
+    principal: str = ""
+    hops: tuple[str, ...] = ()
+    session: str | None = None
+    agent_depth: int = 0
+    from_peer: bool = field(default=False, compare=False)
+
+    def remaining_s(self) -> float:
+        """Seconds until the deadline, on the running loop's clock; may be negative."""
+        return self.deadline - asyncio.get_running_loop().time()
+
+    @property
+    def trace_id(self) -> str:
+        return self.traceparent.split("-")[1]
+
+
+CURRENT: ContextVar[RequestContext] = ContextVar("astromesh_request")
+
+
+def new_request_id() -> str:
+    return "req_" + secrets.token_hex(12)
+
+
+def continue_trace(traceparent: str | None) -> str:
+    """The traceparent to send on: the caller's trace with a span id of our own (W3C Trace Context §3.2), or a new trace."""
+    match = _TRACEPARENT.match(traceparent or "")
+    if match is None:
+        return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+    return f"00-{match[1]}-{secrets.token_hex(8)}-{match[3]}"
+
+
+def background(deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> RequestContext:
+    """A context for work that no client asked for: probes, start-up checks, tests."""
+    return RequestContext(request_id or new_request_id(), continue_trace(None), asyncio.get_running_loop().time() + deadline_s)
+
+
+def current() -> RequestContext:
+    """The context of the request being served, or a fresh background one."""
+    try:
+        return CURRENT.get()
+    except LookupError:
+        return background()

@@ -1,0 +1,68 @@
+"""What many tests need: a service mounted alone, and any ASGI app on a real socket of loopback."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+from starlette.routing import Router
+from starlette.types import ASGIApp
+
+from app.errors import ServiceUnavailable
+from app.services.contract import NodeContext, Service
+
+
+class Neighbours:
+    """A ``locate`` for tests: the apps that were put in, by service name; anything else is 503 service_unavailable."""
+
+    def __init__(self, **apps: ASGIApp) -> None:
+        self.apps = apps
+
+    def locate(self, service: str, key: str | None) -> ASGIApp:
+        if service not in self.apps:
+            raise ServiceUnavailable(f"No node here offers {service}.")
+        return self.apps[service]
+
+
+def node_context(data_dir: Path, neighbours: Neighbours | None = None, environ: Mapping[str, str] | None = None) -> NodeContext:
+    """A NodeContext over ``data_dir`` (also used as the configuration folder's parent: ``data_dir/config``)."""
+    return NodeContext(
+        name="test-node",
+        node_id="n" * 16,
+        store_id="5" * 12,
+        data_dir=data_dir,
+        config_dir=data_dir / "config",
+        locate=(neighbours or Neighbours()).locate,
+        metrics=CollectorRegistry(),
+        draining=asyncio.Event(),
+        environ=environ or {},
+    )
+
+
+@asynccontextmanager
+async def mounted(service: Service) -> AsyncIterator[ASGIApp]:
+    """Open a service, run its background work, and yield its routes as one ASGI app."""
+    async with service.open():
+        task = asyncio.create_task(service.run())
+        try:
+            yield Router(list(service.routes), redirect_slashes=False)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+@asynccontextmanager
+async def serve(app: Any, **options: Any) -> AsyncIterator[str]:
+    """Serve an ASGI app on a free port of loopback and yield its base URL."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, ws="none", **options))
+    task = asyncio.create_task(server._serve(sockets=[listener]))
+    try:
+        yield "http://127.0.0.1:%d" % listener.getsockname()[1]
+    finally:
+        server.should_exit = server.force_exit = True
+        await task
