@@ -62,7 +62,7 @@ async def serve(app: Any, **options: Any) -> AsyncIterator[str]:
     server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, ws="none", **options))
     task = asyncio.create_task(server._serve(sockets=[listener]))
     try:
-        yield "http://127.0.0.1:%d" % listener.getsockname()[1]
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = server.force_exit = True
         await task
