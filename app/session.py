@@ -15,7 +15,7 @@ def check_session_id(session: str) -> str:
     """The id itself; raises BadRequest for one that is empty, too long, or has characters that a path or a header would not carry."""
     if not _ACCEPTED.fullmatch(session):
         raise BadRequest(
-            f"The session id {session[:140]!r} cannot be used; take 1 to 128 letters, digits and ._:@+=-, beginning with a letter or digit.",
+            f"The session id {session[:140]!r} cannot be used; take 1 to 128 letters, digits and ._:@+=-, a letter or digit first.",
             param="session_id",
         )
     return session
