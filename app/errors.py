@@ -13,6 +13,7 @@ NodeError (500 internal_error)
 │   └── ToolNotFound (404 tool_not_found)
 ├── MethodNotAllowed (405 method_not_allowed)
 ├── RequestTimeout (408 request_timeout)
+├── Conflict (409 conflict)
 ├── BodyTooLarge (413 body_too_large)
 ├── UnsupportedMediaType (415 unsupported_media_type)
 ├── Misdirected (421 misdirected)
@@ -102,6 +103,10 @@ class MethodNotAllowed(NodeError):
 
 class RequestTimeout(NodeError):
     status, code, type = 408, "request_timeout", "invalid_request_error"
+
+
+class Conflict(NodeError):
+    status, code, type = 409, "conflict", "invalid_request_error"
 
 
 class BodyTooLarge(NodeError):
