@@ -5,6 +5,7 @@ violation names file, line, YAML path, value and remedy.
 """
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
+from app.config.address import FORMATS
 from app.errors import ConfigError, Problem
 
 YamlPath = tuple[str | int, ...]
@@ -61,12 +63,13 @@ def read(path: Path) -> Document:
 def parse(text: str, file: str) -> Document:
     """Like ``read``, for text at hand."""
     try:
+        _check_depth(text, file)
         root = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         raise ConfigError([Problem(file, f"is not YAML: {error.problem}", line=line, remedy="mend the syntax there")]) from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError([Problem(file, f"is not YAML: {str(error) or 'nested too deeply'}", remedy="mend the syntax")]) from None
+    except yaml.YAMLError as error:
+        raise ConfigError([Problem(file, f"is not YAML: {' '.join(str(error).split())}", remedy="mend the syntax")]) from None
     if root is None:
         raise ConfigError([Problem(file, "is empty", remedy="start from one of the files that ship with the node")])
     if not isinstance(root, yaml.MappingNode):
@@ -79,10 +82,16 @@ def parse(text: str, file: str) -> Document:
     return Document(file, data, walk.lines)
 
 
-def check(document: Document, schema: Mapping[str, Any]) -> list[Problem]:
-    """Every violation of a JSON Schema (2020-12), in the order of the file. A schema's ``x-remedy`` words the remedy."""
-    found = Draft202012Validator(schema).iter_errors(document.data)
-    problems = [problem for error in found for problem in _problems_of(document, error)]
+def check(document: Document, schema: Mapping[str, Any], at: YamlPath = ()) -> list[Problem]:
+    """Every violation of a JSON Schema (2020-12) by what is ``at`` that path (which exists), in the order of the file.
+
+    A schema's ``x-remedy`` words the remedy, ``x-name`` names the kind of a mapping's keys ("a service"); ``format`` is one of FORMATS.
+    """
+    value = document.data
+    for part in at:
+        value = value[part]
+    found = Draft202012Validator(schema, format_checker=FORMATS).iter_errors(value)
+    problems = [problem for error in found for problem in _problems_of(document, at, error)]
     return sorted(problems, key=lambda problem: problem.line or 0)
 
 
@@ -93,6 +102,16 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean `{close[0]}`?" if close else f"there is {', '.join(options) or 'nothing'}"
 
 
+def _check_depth(text: str, file: str) -> None:
+    """Refuse deep nesting before libyaml composes it, for it does so by recursion in C, without a limit: deep enough is a crash."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            line = event.start_mark.line + 1 if event.start_mark else None
+            raise ConfigError([Problem(file, f"is nested more than {_MAX_DEPTH} deep", line=line, remedy="make it flatter")])
+
+
 class _Walk:
     """Builds plain data from composed nodes, noting lines and problems on the way."""
 
@@ -101,11 +120,19 @@ class _Walk:
         self.lines: dict[YamlPath, int] = {}
         self.problems: list[Problem] = []
         self._construct = yaml.SafeLoader("").construct_object
+        self._visited = self._depth = 0
 
     def value(self, node: yaml.Node, path: YamlPath) -> Any:
         self.lines.setdefault(path, node.start_mark.line + 1)
-        if len(self.lines) > _MAX_NODES or len(path) > _MAX_DEPTH:
+        self._visited += 1
+        self._depth += 1
+        if self._visited > _MAX_NODES or self._depth > _MAX_DEPTH:
             raise ConfigError([Problem(self.file, "is too large or refers to itself", dotted(path[:5]), remedy="make it smaller")])
+        value = self._plain(node, path)
+        self._depth -= 1
+        return value
+
+    def _plain(self, node: yaml.Node, path: YamlPath) -> Any:
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
@@ -122,7 +149,10 @@ class _Walk:
                 for part in inherited if isinstance(inherited, list) else [inherited]:
                     merged |= part if isinstance(part, dict) else {}
                 continue
-            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else str(key_node.value)
+            if not isinstance(key_node, yaml.ScalarNode):
+                self.problems.append(Problem(self.file, "has a key that is not text", dotted(path), line, "write `key: value`"))
+                continue
+            key = key_node.value
             at = (*path, key)
             if key in result:
                 self.problems.append(
@@ -137,13 +167,16 @@ class _Walk:
         if node.tag == "tag:yaml.org,2002:timestamp":
             return node.value
         try:
-            return self._construct(node)
-        except (yaml.YAMLError, ValueError) as error:
+            value = self._construct(node)
+            if (isinstance(value, float) and not math.isfinite(value)) or (isinstance(value, int) and value.bit_length() > 64):
+                raise ValueError("no field takes such a number")
+        except (yaml.YAMLError, ValueError, LookupError) as error:  # LookupError: `!!bool maybe`, `!!int ""`
             reason = getattr(error, "problem", None) or error
             self.problems.append(
-                Problem(self.file, f"{node.value!r}: {reason}", dotted(path), node.start_mark.line + 1, "put it in quotes")
+                Problem(self.file, f"{_shown(node.value)}: {reason}", dotted(path), node.start_mark.line + 1, "put it in quotes")
             )
             return None
+        return value
 
 
 _KINDS = {
@@ -157,8 +190,11 @@ _KINDS = {
 }
 
 
-def _problems_of(document: Document, error: ValidationError) -> list[Problem]:
-    path = tuple(error.absolute_path)
+_LIMITS = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most", "exclusiveMaximum": "less than"}
+
+
+def _problems_of(document: Document, at: YamlPath, error: ValidationError) -> list[Problem]:
+    path = (*at, *error.absolute_path)
     schema: Mapping[str, Any] = error.schema if isinstance(error.schema, Mapping) else {}
     remedy = schema.get("x-remedy", "")
     shown = _shown(error.instance)
@@ -183,11 +219,16 @@ def _problems_of(document: Document, error: ValidationError) -> list[Problem]:
             return [document.problem(path, f"is {shown}", remedy or nearest(str(error.instance), options))]
         case "const":
             return [document.problem(path, f"is {shown}", remedy or f"write `{error.validator_value}`")]
+        case "minimum" | "exclusiveMinimum" | "maximum" | "exclusiveMaximum":
+            limit = f"write a number that is {_LIMITS[error.validator]} {error.validator_value}"
+            return [document.problem(path, f"is {shown}", remedy or limit)]
+        case "format" if error.cause:
+            return [document.problem(path, f"is {shown}, which {error.cause}", remedy)]
         case "pattern" | "format":
             return [document.problem(path, f"is {shown}, which does not fit", remedy or f"it must match {error.validator_value}")]
         case "anyOf" | "oneOf" if error.context:
             inner = min(error.context, key=lambda each: (len(each.absolute_path) == 0, str(each.validator) == "type"))
-            return [document.problem(path, f"is {shown}, which does not fit", remedy)] if remedy else _problems_of(document, inner)
+            return [document.problem(path, f"is {shown}, which does not fit", remedy)] if remedy else _problems_of(document, at, inner)
         case _:
             return [document.problem(path, f"is {shown}: {error.message[:200]}", remedy)]
 

@@ -1,0 +1,84 @@
+"""What is accepted as an address: base URLs of nodes, origins, hosts, listen addresses. A check says what is wrong, its caller the cure."""
+
+import ipaddress
+import re
+from urllib.parse import SplitResult, urlsplit
+
+from jsonschema import FormatChecker
+
+FORMATS = FormatChecker(formats=())
+"""The JSON Schema formats of configuration files: node-url, origin, host, bind. Values that are not text are another rule's business."""
+
+_HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?\.?")
+_UNPRINTABLE = re.compile(r"[^!-~]")
+
+
+def check_host(text: str) -> str:
+    """A host name or IP address, as it is; raises ValueError."""
+    if not (_HOSTNAME.fullmatch(text) or _is_ip(text)):
+        raise ValueError("is no host name or IP address")
+    return text
+
+
+def parse_bind(text: str) -> tuple[str, int]:
+    """A listen address "host:port" or "[v6]:port"; raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]") and _is_ip(host[1:-1]):
+        host = host[1:-1]
+    elif not colon or ":" in host:
+        raise ValueError("is not host:port")
+    return check_host(host), parse_port(port)
+
+
+def parse_port(text: str) -> int:
+    """A port from 0 (any free one) to 65535; raises ValueError."""
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
+        raise ValueError("has no port from 0 to 65535")
+    return int(text)
+
+
+def check_node_url(text: str) -> str:
+    """The base URL of a node, without its last slash; raises ValueError."""
+    url = _split(text)
+    if url.username is not None or url.password is not None:
+        raise ValueError("has credentials in it")
+    if url.path not in {"", "/"} or "?" in text or "#" in text:
+        raise ValueError("has more than scheme, host and port")
+    return text.removesuffix("/")
+
+
+def check_origin(text: str) -> str:
+    """A web origin (scheme, host, port; RFC 6454) or "*"; raises ValueError."""
+    if text != "*" and check_node_url(text) != text:
+        raise ValueError("ends in a slash, which no browser sends")
+    return text
+
+
+def _split(text: str) -> SplitResult:
+    if _UNPRINTABLE.search(text):
+        raise ValueError("has characters that no URL has")
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        raise ValueError("is not a URL") from None
+    if url.scheme not in {"http", "https"}:
+        raise ValueError("is not an http or https URL")
+    if not url.hostname:
+        raise ValueError("has no host")
+    if port == 0 or url.netloc.endswith(":"):
+        raise ValueError("has no usable port")
+    check_host(url.hostname)
+    return url
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+for _name, _check in {"node-url": check_node_url, "origin": check_origin, "host": check_host, "bind": parse_bind}.items():
+    FORMATS.checks(_name, raises=ValueError)(lambda value, check=_check: not isinstance(value, str) or bool(check(value)))
