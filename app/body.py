@@ -44,12 +44,16 @@ def parse_json(raw: bytes) -> Any:
 
 async def read_json(request: Request, schema: Validator) -> Any:
     """The request's JSON body, checked. Raises UnsupportedMediaType, InvalidJSON or InvalidBody."""
-    content_type = request.headers.get("content-type", "")
-    if content_type.split(";")[0].strip().lower() != "application/json":
-        raise UnsupportedMediaType(f"Content-Type is {content_type or 'missing'!r}; send application/json.")
+    require_json(request.headers.get("content-type", ""))
     value = parse_json(await request.body())
     check(value, schema)
     return value
+
+
+def require_json(content_type: str) -> None:
+    """Raise UnsupportedMediaType for a Content-Type other than application/json ("" is a missing one)."""
+    if content_type.split(";")[0].strip().lower() != "application/json":
+        raise UnsupportedMediaType(f"Content-Type is {content_type[:100]!r}; send application/json.")
 
 
 def _refuse_constant(name: str) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 from app.errors import BadRequest
 
+NO_STORE = "0" * 12
+"""What a made session id names where no store is known yet; no store has this id."""
 _ACCEPTED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}")
 _MADE = re.compile(r"s_([0-9a-f]{12})_[0-9a-f]{20}")
 

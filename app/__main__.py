@@ -1,0 +1,43 @@
+"""`python -m app`: read the environment, load the configuration, run the node. Exit 78: bad configuration; 0: drained; 1: a failure."""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from app import log
+from app.config import load
+from app.errors import ConfigError
+from app.node import Node
+
+EX_CONFIG = 78
+
+
+def main() -> int:
+    try:
+        configuration = load(os.environ)
+        log.set_up(configuration.settings.log_level, configuration.settings.log_format)
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(Node(configuration).run())
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return EX_CONFIG
+    except asyncio.CancelledError:
+        return 1
+    except Exception:
+        logging.getLogger("app").exception("the node failed and stops")
+        return 1
+    return 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+if __name__ == "__main__":
+    sys.exit(main())

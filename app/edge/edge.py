@@ -1,0 +1,130 @@
+"""Pure ASGI around everything from the network: context, keys, limits, drain, disconnect, the one error shape, metrics, a log line."""
+
+import asyncio
+import logging
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app import paths
+from app.config.profile import ApiSettings
+from app.context import CURRENT, RequestContext
+from app.edge.auth import Auth
+from app.edge.exchange import Exchange, too_large
+from app.edge.head import Head, read_head, request_id_of
+from app.errors import DeadlineExceeded, NodeError, NotBegun
+
+log = logging.getLogger("app.edge")
+access_log = logging.getLogger("app.access")
+_SERVED_WHILE_DRAINING = frozenset(("/livez", "/readyz", "/v1/health", "/metrics", "/v1/system/status"))
+
+
+class HeaderTooLarge(NodeError):
+    status, code, type = 431, "header_too_large", "invalid_request_error"
+
+
+class Edge:
+    """The outermost app. ``draining`` closes connections after their answers; ``refusing`` turns new work away as not begun."""
+
+    def __init__(self, app: ASGIApp, api: ApiSettings, auth: Auth, node: tuple[str, CollectorRegistry]) -> None:
+        self._app, self._api, self._auth = app, api, auth
+        name, registry = node
+        self._node_header = (b"x-astromesh-node", name.encode("latin-1", "replace"))
+        self._exchanges: set[Exchange] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.draining = self.refusing = False
+        labels = ["method", "path", "status"]
+        self._requests = Counter(
+            "astromesh_http_requests", "Requests answered, by method, path template and status.", labels, registry=registry
+        )
+        self._duration = Histogram(
+            "astromesh_http_request_duration_seconds", "From the request's head to the answer's end.", ["path"], registry=registry
+        )
+        gauge = Gauge("astromesh_http_requests_in_flight", "Requests that are being answered.", registry=registry)
+        gauge.set_function(lambda: len(self._exchanges))
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._exchanges)
+
+    async def wait_idle(self) -> None:
+        """Return once no request is in flight."""
+        await self._idle.wait()
+
+    def cut(self) -> None:
+        """End what is still in flight: the deadline of the drain has come."""
+        for exchange in list(self._exchanges):
+            exchange.end("drain")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = request_id_of(scope)
+        headers = [(b"x-request-id", request_id.encode()), self._node_header]
+        exchange = Exchange(receive, send, headers, (self._api.max_body_bytes, self._api.body_idle_timeout_s))
+        exchange.closing = self.draining
+        self._exchanges.add(exchange)
+        self._idle.clear()
+        try:
+            await self._answer(exchange, scope, request_id)
+        except NodeError as error:
+            await exchange.fail(error)
+        finally:
+            exchange.close()
+            self._exchanges.discard(exchange)
+            if not self._exchanges:
+                self._idle.set()
+            self._record(exchange, scope, request_id)
+
+    async def _answer(self, exchange: Exchange, scope: Scope, request_id: str) -> None:
+        loop = asyncio.get_running_loop()
+        head = read_head(scope, request_id, self._auth, self._api.deadline_s, loop)
+        self._admit(exchange, scope, head)
+        if not head.has_body:
+            exchange.expect_no_body()
+        CURRENT.set(head.context)
+        try:
+            await exchange.run(self._app(scope, exchange.receive, exchange.send), head.context.deadline)
+        except TimeoutError as error:
+            await self._ended(exchange, head.context, error)
+        except (NodeError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            log.exception("a request failed inside the node")
+            raise NodeError(f"The node failed on this request; its log has the reason under {request_id}.") from error
+
+    def _admit(self, exchange: Exchange, scope: Scope, head: Head) -> None:
+        if head.size > self._api.max_header_bytes:
+            exchange.closing = True
+            raise HeaderTooLarge(f"The request head is {head.size} bytes, over the {self._api.max_header_bytes} that this node takes.")
+        if head.content_length is not None and head.content_length > self._api.max_body_bytes:
+            exchange.closing = True
+            raise too_large(self._api.max_body_bytes)
+        if scope["path"].rstrip("/") in _SERVED_WHILE_DRAINING:
+            return
+        if self.refusing:
+            raise NotBegun("This node is shutting down and takes no new work; ask again, another node will answer.")
+        if len(self._exchanges) > self._api.max_concurrency:
+            raise NotBegun(f"This node is at its limit of {self._api.max_concurrency} requests at once; ask again shortly.")
+
+    async def _ended(self, exchange: Exchange, context: RequestContext, error: TimeoutError) -> None:
+        if exchange.ended_by == "client_gone":
+            return
+        if exchange.ended_by == "drain":
+            raise DeadlineExceeded("The node shut down before this answer was finished; ask again.") from error
+        if context.remaining_s() > 0:
+            raise NodeError("Something inside the node timed out without saying what; its log may tell more.") from error
+        raise DeadlineExceeded("The request's deadline has passed; give it more time or ask for less.") from error
+
+    def _record(self, exchange: Exchange, scope: Scope, request_id: str) -> None:
+        path = paths.template(scope["path"].rstrip("/") or "/")
+        status = "499" if exchange.ended_by == "client_gone" else str(exchange.status)
+        seconds = time.perf_counter() - exchange.started_at
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self._requests.labels(method, path, status).inc()
+        self._duration.labels(path).observe(seconds)
+        if access_log.isEnabledFor(logging.INFO):
+            access_log.info("%s %s %s %.1f ms", scope["method"], scope["path"], status, seconds * 1000, extra={"request_id": request_id})
+
+
+_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))

@@ -1,0 +1,137 @@
+"""One request and its answer as the network sees them: limits on the body, the client's leaving, and how an answer that breaks ends."""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable
+from typing import Literal
+
+from starlette.types import Message, Receive, Send
+
+from app.errors import BodyTooLarge, NodeError, RequestTimeout
+from app.sse import encode_error
+
+Ending = Literal["client_gone", "drain"]
+
+
+class Exchange:
+    """Wraps ``receive`` and ``send`` of one request.
+
+    ``end`` stops the handler from outside, through the one asyncio.Timeout that also keeps the deadline, and says why.
+    """
+
+    __slots__ = (
+        "_answer_headers", "_at_boundary", "_body_done", "_body_limit", "_body_timeout_s", "_empty_body_due", "_finished", "_receive",
+        "_received", "_scope_timeout", "_send", "_sse", "_watcher", "closing", "ended_by", "started_at", "status",
+    )  # fmt: skip
+
+    def __init__(self, receive: Receive, send: Send, answer_headers: list[tuple[bytes, bytes]], limits: tuple[int, float]) -> None:
+        self._receive, self._send = receive, send
+        self._answer_headers = answer_headers
+        self._body_limit, self._body_timeout_s = limits
+        self._scope_timeout: asyncio.Timeout | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._received = 0
+        self._body_done = self._empty_body_due = self._finished = self._sse = False
+        self._at_boundary = True
+        self.closing = False
+        self.status = 0
+        self.ended_by: Ending | None = None
+        self.started_at = time.perf_counter()
+
+    # The handler's side
+
+    async def receive(self) -> Message:
+        if self._body_done:
+            if self._empty_body_due:
+                self._empty_body_due = False
+                return {"type": "http.request", "body": b"", "more_body": False}
+            await asyncio.Event().wait()  # the watcher ends the handler when the client leaves
+        try:
+            async with asyncio.timeout(self._body_timeout_s):
+                message = await self._receive()
+        except TimeoutError:
+            self.closing = True
+            raise RequestTimeout(f"The body stood still for {self._body_timeout_s:g} s; send it without pauses.") from None
+        if message["type"] == "http.disconnect":
+            self.end("client_gone")
+            return message
+        self._received += len(message.get("body", b""))
+        if self._received > self._body_limit:
+            self.closing = True
+            raise too_large(self._body_limit)
+        if not message.get("more_body", False):
+            self._watch_client()
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message = {**message, "headers": self._headers(message.get("headers", ()))}
+        else:
+            body = message.get("body", b"")
+            if body:
+                self._at_boundary = self._sse and body.endswith((b"\n\n", b"\r\n\r\n"))
+            self._finished = not message.get("more_body", False)
+        await self._send(message)
+
+    def _headers(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        answer = list(headers)
+        names = {name.lower() for name, _ in answer}
+        self._sse = any(name.lower() == b"content-type" and value.startswith(b"text/event-stream") for name, value in answer)
+        answer += [header for header in self._answer_headers if header[0] not in names]
+        if self.closing:
+            answer.append((b"connection", b"close"))
+        return answer
+
+    # The node's side
+
+    def expect_no_body(self) -> None:
+        """The request has no body, so the client is watched from the start, whether or not the handler ever asks."""
+        self._empty_body_due = True
+        self._watch_client()
+
+    def _watch_client(self) -> None:
+        # The body is here whole: from now on the server's receive can only bring the client's leaving.
+        self._body_done = True
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if not self._finished:
+            self.end("client_gone")
+
+    async def run(self, handler: Awaitable[None], deadline: float) -> None:
+        """Run the handler until ``deadline`` (loop time) or ``end``, either of which raises TimeoutError."""
+        try:
+            async with asyncio.timeout_at(deadline) as self._scope_timeout:
+                await handler
+        finally:
+            self._scope_timeout = None
+
+    def end(self, why: Ending) -> None:
+        """Stop the handler now; its scope raises TimeoutError."""
+        if self.ended_by is None and not self._finished and self._scope_timeout is not None and not self._scope_timeout.expired():
+            self.ended_by = why
+            self._scope_timeout.reschedule(asyncio.get_running_loop().time())
+
+    async def fail(self, error: NodeError) -> None:
+        """Answer with an error: as its status before the answer began; as a terminal event in a stream of events; else by cutting the
+        body short, which the server shows by closing the connection."""
+        if not self.status:
+            body = json.dumps(error.body()).encode()
+            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+            headers += [(key.lower().encode(), value.encode("latin-1")) for key, value in error.headers.items()]
+            await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
+            await self.send({"type": "http.response.body", "body": body})
+        elif self._sse and self._at_boundary and not self._finished:
+            await self.send({"type": "http.response.body", "body": encode_error(error)})
+
+    def close(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+
+def too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body is over {limit} bytes, the most that this node takes (spec.api.max_body_bytes); send less.")

@@ -1,0 +1,211 @@
+"""Relay a request to a peer: streamed both ways, over at most three nodes, tried elsewhere only while that is safe.
+
+Nothing begun (refused, unresolved, 421, a 503 marked not-begun, no 100 Continue): the next peer. Begun and safe to repeat (GET, HEAD, PUT,
+DELETE, inference): the next peer, as long as the answer has not begun. Anything else that a peer takes along is 502 peer_lost, at once.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+
+from prometheus_client import CollectorRegistry, Counter
+from starlette.types import Receive, Scope, Send
+
+from app.context import RequestContext, current
+from app.errors import DeadlineExceeded, Misdirected, NodeError, PeerLost, ServiceUnavailable
+from app.peers.peer import Peer, Peers
+from app.upstream import Answer, BrokenError, NotSentError, Upstream
+
+REPLAY_BYTES = 256 * 1024
+MAX_HOPS = 3
+_REPEATABLE = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS"))
+# RFC 9110 §7.6.1, and what this node says itself.
+_HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection"))
+_HOP_BY_HOP |= {b"te", b"trailer", b"transfer-encoding", b"upgrade"}
+_NOT_SENT = _HOP_BY_HOP | {
+    b"host",
+    b"expect",
+    b"authorization",
+    b"x-request-id",
+    b"traceparent",
+    b"tracestate",
+    b"x-session-id",
+    b"content-length",
+}
+_NOT_RETURNED = _HOP_BY_HOP | {b"x-request-id", b"date", b"server"}
+
+
+class _NotBegun(Exception):
+    """The peer has begun nothing; the message says why."""
+
+
+class _Lost(Exception):
+    """The peer had the request, perhaps, and is gone."""
+
+
+class Body:
+    """A request's body: ``kept`` whole when it is small enough to be sent again, else streamed once; ``begun`` once any of it was."""
+
+    __slots__ = ("_first", "_receive", "begun", "kept")
+
+    def __init__(self, kept: bytes | None, first: bytes = b"", receive: Receive | None = None) -> None:
+        self.kept = kept
+        self.begun = False
+        self._first, self._receive = first, receive
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        self.begun = True
+        yield self._first
+        more = self._receive is not None
+        while more:
+            message = await self._receive()  # type: ignore[misc]
+            if message["type"] == "http.disconnect":
+                raise BrokenError("the client left before its body was here")
+            if chunk := message.get("body", b""):
+                yield chunk
+            more = message.get("more_body", False)
+
+
+async def read_body(receive: Receive) -> Body:
+    """Read up to what is kept for replay; a longer body is left to be streamed."""
+    read = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise BrokenError("the client left before its body was here")
+        read += message.get("body", b"")
+        if not message.get("more_body", False):
+            return Body(read)
+        if len(read) > REPLAY_BYTES:
+            return Body(None, read, receive)
+
+
+class Forwarder:
+    """Sends requests to peers. ``node_id`` goes into the hop list; ``auth`` is the header that proves this node to its peers."""
+
+    def __init__(
+        self, upstream: Upstream, peers: Peers, node_id: str, auth: tuple[bytes, bytes] | None, registry: CollectorRegistry
+    ) -> None:
+        self._upstream, self._peers, self._node_id, self._auth = upstream, peers, node_id, auth
+        labels = ["service", "outcome"]
+        self._outcomes = Counter("astromesh_forwards", "Requests sent to peers, by service and outcome.", labels, registry=registry)
+
+    def node_headers(self, context: RequestContext) -> list[tuple[bytes, bytes]]:
+        """What every request between nodes carries: ids, trace, deadline, principal, and the nodes it has passed."""
+        headers = [
+            (b"x-request-id", context.request_id.encode()),
+            (b"traceparent", context.traceparent.encode()),
+            (b"x-astromesh-forwarded", ",".join((*context.hops, self._node_id)).encode()),
+            (b"x-astromesh-deadline-ms", str(max(1, int(context.remaining_s() * 1000))).encode()),
+        ]
+        optional = ((b"tracestate", context.tracestate), (b"x-astromesh-principal", context.principal), (b"x-session-id", context.session))
+        headers += [(name, value.encode("latin-1")) for name, value in optional if value]
+        if context.agent_depth:
+            headers.append((b"x-astromesh-agent-depth", str(context.agent_depth).encode()))
+        if self._auth:
+            headers.append(self._auth)
+        return headers
+
+    async def relay(self, service: str, peers: Iterable[Peer], request: tuple[Scope, Receive, Send]) -> None:
+        """Relay to the first peer that takes the request. Raises PeerLost, Misdirected, ServiceUnavailable or DeadlineExceeded."""
+        scope, receive, send = request
+        context = current()
+        if len(context.hops) >= MAX_HOPS:
+            raise Misdirected(f"This request has passed {len(context.hops)} nodes already, and {service} is not on this one.")
+        body = await read_body(receive)
+        repeatable = body.kept is not None and (scope["method"] in _REPEATABLE or service == "inference")
+        refusals: list[str] = []
+        for peer in peers:
+            attempt = _Attempt(peer, send)
+            try:
+                await attempt.run(self._send(peer, scope, context, body), context)
+            except _NotBegun as refusal:
+                self._outcomes.labels(service, "not_begun").inc()
+                refusals.append(f"{peer.name}: {refusal}")
+            except _Lost as loss:
+                self._outcomes.labels(service, "lost").inc()
+                self._peers.failed(peer, str(loss))
+                if attempt.answering or not repeatable:
+                    raise PeerLost(f"Node {peer.name} was lost while it worked on this ({loss}); it may have done it or not.") from loss
+                refusals.append(f"{peer.name}: {loss}")
+            else:
+                self._outcomes.labels(service, "answered").inc()
+                return
+        raise unavailable(service, context, refusals)
+
+    async def _send(self, peer: Peer, scope: Scope, context: RequestContext, body: Body) -> Answer:
+        query = scope["query_string"]
+        url = peer.url + scope["raw_path"].decode("ascii") + (f"?{query.decode('ascii')}" if query else "")
+        headers = self.node_headers(context)
+        headers += [(name, value) for name, value in scope["headers"] if name not in _NOT_SENT and not name.startswith(b"x-astromesh-")]
+        try:
+            if body.kept is not None:
+                answer = await self._upstream.send(scope["method"], url, headers, body.kept or None)
+            else:
+                headers += [header for header in scope["headers"] if header[0] == b"content-length"]
+                answer = await self._upstream.send(scope["method"], url, headers, body.stream(), expect_continue=True)
+        except NotSentError as error:
+            self._peers.failed(peer, str(error))
+            raise _NotBegun(str(error)) from error
+        except BrokenError as error:
+            if body.kept is None and not body.begun:
+                self._peers.failed(peer, str(error))
+                raise _NotBegun(str(error)) from error
+            raise _Lost(str(error)) from error
+        if answer.status == 421 or (answer.status == 503 and answer.header(b"x-astromesh-not-begun")):
+            answer.close()
+            raise _NotBegun("it cannot pass this on" if answer.status == 421 else "it takes no new work")
+        return answer
+
+
+class _Attempt:
+    """One request at one peer, from the sending to the last byte of the answer; ``answering`` once the client has a part of it."""
+
+    __slots__ = ("_peer", "_relay", "answering")
+
+    def __init__(self, peer: Peer, send: Send) -> None:
+        self._peer, self._relay = peer, send
+        self.answering = False
+
+    async def run(self, sending: Awaitable[Answer], context: RequestContext) -> None:
+        try:
+            async with asyncio.timeout_at(context.deadline) as limit:
+                self._peer.in_flight.add(limit)
+                try:
+                    await self._pass_on(await sending)
+                finally:
+                    self._peer.in_flight.discard(limit)
+        except TimeoutError:
+            if context.remaining_s() <= 0:
+                raise DeadlineExceeded(f"Node {self._peer.name} did not finish this within the request's deadline.") from None
+            raise _Lost(self._peer.reason or "it stopped answering") from None
+        except BrokenError as error:
+            raise _Lost(str(error)) from error
+
+    async def _pass_on(self, answer: Answer) -> None:
+        try:
+            headers = []
+            for name, value in answer.headers:
+                name = name.lower()
+                if name == b"x-astromesh-load":
+                    self._peer.load = int(value) if value.isdigit() else 0
+                elif name not in _NOT_RETURNED:
+                    headers.append((name, value))
+            self.answering = True
+            await self._relay({"type": "http.response.start", "status": answer.status, "headers": headers})
+            async for chunk in answer.chunks():
+                await self._relay({"type": "http.response.body", "body": chunk, "more_body": True})
+            await self._relay({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            answer.close()
+
+
+def unavailable(service: str, context: RequestContext, refusals: Sequence[str]) -> NodeError:
+    """The error when no peer took a request: 421 to the node that passed it on, so that it asks another; 503 to a client."""
+    told = f" ({'; '.join(refusals)})" if refusals else ""
+    if context.hops:
+        return Misdirected(
+            f"The service {service} is not on this node, and no peer of it that this request has not passed offers it{told}."
+        )
+    return ServiceUnavailable(
+        f"The service {service} is not on this node and no peer that offers it can be reached now{told}.", headers={"Retry-After": "1"}
+    )

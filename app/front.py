@@ -1,0 +1,111 @@
+"""Paths that belong to no single service, and requests whose body decides where they go.
+
+A chat completion names a model, which may be an agent; a run names its session, or is given one here, before placement. The body is read
+within the edge's limit and replayed byte for byte to whoever answers.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+from urllib.parse import unquote
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app import paths
+from app.body import parse_json, require_json
+from app.context import CURRENT, current
+from app.errors import InvalidBody, MethodNotAllowed, ModelNotFound, NotFound
+from app.gather import LISTINGS, Gatherer
+from app.placement import Placement
+from app.session import check_session_id, new_session_id
+
+AGENT_PREFIX = "agent/"
+_RUN = re.compile(r"/v1/agents/([^/]+)/run")
+
+
+class Front:
+    """Dispatches every path that is not the node's own."""
+
+    def __init__(self, placement: Placement, gatherer: Gatherer) -> None:
+        self._placement = placement
+        self._gatherer = gatherer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"].rstrip("/") or "/"
+        if scope["method"] in ("GET", "HEAD") and (path in LISTINGS or path.startswith("/v1/models/")):
+            await (await self._listed(path))(scope, receive, send)
+        elif path in ("/v1/chat/completions", "/v1/embeddings") and scope["method"] == "POST":
+            await self._by_model(scope, receive, send)
+        elif scope["method"] == "POST" and (run := _RUN.fullmatch(path)):
+            await self._run(run[1], scope, receive, send)
+        else:
+            await self._place(path, scope)(scope, receive, send)
+
+    def _place(self, path: str, scope: Scope) -> ASGIApp:
+        found = paths.owner(path)
+        if found is not None:
+            return self._placement.locate(*found)
+        allowed = {"/v1/chat/completions": "POST", "/v1/models": "GET, HEAD"}.get(path)
+        if allowed:
+            raise MethodNotAllowed(f"{scope['method']} is not for {path}; it takes {allowed}.", headers={"Allow": allowed})
+        raise NotFound(f"There is nothing at {scope['path'][:200]}; GET /v1/system/status tells what this node serves.")
+
+    async def _listed(self, path: str) -> JSONResponse:
+        if path in LISTINGS:
+            return await self._gatherer.answer(LISTINGS[path])
+        wanted = unquote(path.removeprefix("/v1/models/"))
+        rows, _ = await self._gatherer.rows(LISTINGS["/v1/models"])
+        for row in rows:
+            if row["id"] == wanted:
+                return JSONResponse(row)
+        raise ModelNotFound(f"There is no model {wanted!r}; there is {', '.join(str(row['id']) for row in rows) or 'none'}.", param="model")
+
+    async def _by_model(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raw, body = await _json_body(scope, receive)
+        model = body.get("model")
+        if not isinstance(model, str) or not model:
+            raise InvalidBody(f"$.model: is {json.dumps(model)[:80]}; name one of the models that GET /v1/models lists.", param="$.model")
+        if session := _session_in(body):
+            CURRENT.set(replace(current(), session=session))
+        if model.startswith(AGENT_PREFIX):
+            app = self._placement.locate("agents", model.removeprefix(AGENT_PREFIX))
+        else:
+            app = self._placement.locate("inference", model)
+        await app(scope, _replay(raw, receive), send)
+
+    async def _run(self, agent: str, scope: Scope, receive: Receive, send: Send) -> None:
+        raw, body = await _json_body(scope, receive)
+        session = _session_in(body) or current().session or new_session_id(self._placement.store_for_new_session())
+        CURRENT.set(replace(current(), session=session))
+        await self._placement.locate("agents", agent)(scope, _replay(raw, receive), send)
+
+
+async def _json_body(scope: Scope, receive: Receive) -> tuple[bytes, Mapping[str, Any]]:
+    require_json(next((value.decode("latin-1") for name, value in scope["headers"] if name == b"content-type"), ""))
+    raw = b""
+    more = True
+    while more:
+        message = await receive()
+        raw += message.get("body", b"")
+        more = message.get("more_body", False)
+    body = parse_json(raw)
+    if not isinstance(body, Mapping):
+        raise InvalidBody("$: the body is not a JSON object; send one.", param="$")
+    return raw, body
+
+
+def _session_in(body: Mapping[str, Any]) -> str | None:
+    session = body.get("session_id")
+    return check_session_id(session) if isinstance(session, str) else None
+
+
+def _replay(raw: bytes, receive: Receive) -> Receive:
+    pending: list[Message] = [{"type": "http.request", "body": raw, "more_body": False}]
+
+    async def replayed() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return replayed

@@ -1,0 +1,123 @@
+"""Lists that a person expects whole (models, agents, tools, providers): from here and from peers, one hop, one second each."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+from app.call import call
+from app.context import current
+from app.errors import NodeError, ServiceUnavailable
+from app.forward import Forwarder
+from app.peers.peer import Peer
+from app.placement import Placement
+from app.upstream import BrokenError, NotSentError, Upstream
+
+PEER_TIMEOUT_S = 1.0
+Row = dict[str, Any]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A list over the network: its path, the field that holds the rows, the row's identity, and the services whose nodes have rows."""
+
+    path: str
+    rows: str
+    identity: str
+    services: tuple[str, ...]
+
+
+LISTINGS = {
+    "/v1/models": Listing("/v1/models", "data", "id", ("inference", "agents")),
+    "/v1/agents": Listing("/v1/agents", "agents", "name", ("agents",)),
+    "/v1/tools": Listing("/v1/tools", "tools", "name", ("tools",)),
+    "/v1/providers": Listing("/v1/providers", "providers", "name", ("inference",)),
+}
+
+
+class Gatherer:
+    """Answers listings from the local services and from every peer that the request has not passed."""
+
+    def __init__(self, node_name: str, placement: Placement, upstream: Upstream, forwarder: Forwarder) -> None:
+        self._node_name, self._placement, self._upstream, self._forwarder = node_name, placement, upstream, forwarder
+
+    async def answer(self, listing: Listing) -> JSONResponse:
+        """The gathered list as a response; peers that did not answer are named in ``X-Astromesh-Partial``. Raises ServiceUnavailable
+        when nobody who has such rows can be asked."""
+        rows, missing = await self.rows(listing)
+        body: dict[str, Any] = {listing.rows: rows}
+        if listing.rows == "data":
+            body = {"object": "list", **body}
+        else:
+            body["count"] = len(rows)
+        return JSONResponse(body, headers={"X-Astromesh-Partial": ", ".join(missing)} if missing else None)
+
+    async def rows(self, listing: Listing) -> tuple[list[Row], list[str]]:
+        """(rows, names of peers that are missing), rows in the order of here, then peers, each with the ``nodes`` that have it."""
+        here = [service for service in listing.services if service in self._placement.local]
+        peers = self._placement.askable(listing.services)
+        if not here and not peers:
+            raise ServiceUnavailable(f"No node that this one knows offers {' or '.join(listing.services)}.", headers={"Retry-After": "1"})
+        asked = await asyncio.gather(*(self._ask(peer, listing) for peer in peers))
+        merged: dict[str, Row] = {}
+        for service in here:
+            for row in await self._local(service, listing):
+                _merge(merged, row, listing.identity, [self._node_name])
+        for peer, rows in zip(peers, asked, strict=True):
+            for row in rows or ():
+                _merge(merged, row, listing.identity, row.get("nodes") or [_shown_name(peer)])
+        missing = [_shown_name(peer) for peer, rows in zip(peers, asked, strict=True) if rows is None]
+        if not here and len(missing) == len(peers):
+            raise ServiceUnavailable(
+                f"No node that offers {' or '.join(listing.services)} answers now; asked: {', '.join(missing)}.",
+                headers={"Retry-After": "1"},
+            )
+        return list(merged.values()), missing
+
+    async def _local(self, service: str, listing: Listing) -> list[Row]:
+        # Agents are models too, under another identity.
+        as_models = listing.rows == "data" and service == "agents"
+        path = "/v1/agents" if as_models else listing.path
+        try:
+            async with call(self._placement.local[service], "GET", path) as reply:
+                await reply.raise_for_status()
+                body = await reply.json()
+        except NodeError as error:
+            log.warning("the local list %s is missing: %s", path, error.message)
+            return []
+        return _agents_as_models(body["agents"]) if as_models else list(body[listing.rows])
+
+    async def _ask(self, peer: Peer, listing: Listing) -> list[Row] | None:
+        if peer.state == "down":
+            return None
+        headers = self._forwarder.node_headers(current())
+        try:
+            async with asyncio.timeout(PEER_TIMEOUT_S):
+                answer = await self._upstream.send("GET", peer.url + listing.path, headers, None)
+                try:
+                    body = await answer.read()
+                finally:
+                    answer.close()
+            return [row for row in json.loads(body)[listing.rows] if isinstance(row, dict)] if answer.status == 200 else None
+        except (TimeoutError, NotSentError, BrokenError, ValueError, KeyError, TypeError):
+            return None
+
+
+def _agents_as_models(agents: Sequence[Row]) -> list[Row]:
+    ready = [agent for agent in agents if agent.get("status") == "ready"]
+    return [{"id": f"agent/{agent['name']}", "object": "model", "created": 0, "owned_by": "astromesh-agents"} for agent in ready]
+
+
+def _merge(merged: dict[str, Row], row: Row, identity: str, nodes: Sequence[str]) -> None:
+    key = str(row.get(identity, ""))
+    known = merged.setdefault(key, {**row, "nodes": []})
+    known["nodes"] = [*known["nodes"], *(node for node in nodes if node not in known["nodes"])]
+
+
+def _shown_name(peer: Peer) -> str:
+    return (peer.facts.node_name if peer.facts else "") or peer.name

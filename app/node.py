@@ -1,0 +1,195 @@
+"""The node's lifecycle, and nothing else: open the services, run them, serve, drain, close."""
+
+import asyncio
+import importlib
+import logging
+import signal
+import time
+from contextlib import AsyncExitStack
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app import __version__
+from app.config import Configuration
+from app.context import background
+from app.edge.auth import Auth
+from app.edge.edge import Edge
+from app.errors import ConfigError, Problem
+from app.forward import Forwarder
+from app.front import Front
+from app.gather import Gatherer
+from app.identity import new_node_id, store_id
+from app.peers.peer import Peer
+from app.peers.static import StaticPeers
+from app.placement import LocalService, Placement
+from app.server import Server, base_url, leave_url, listen
+from app.services import SERVICES
+from app.services.contract import NodeContext, Service
+from app.session import NO_STORE
+from app.system.health import Health
+from app.system.routes import System
+from app.system.view import NodeView
+from app.upstream import Upstream
+
+KEEPS_A_STORE = frozenset({"memory"})
+NOTICE_S = 1.0
+"""How long a draining node still takes new work, so that load balancers see its readiness fail first; at most a quarter of the drain."""
+_OWN_PATHS = ("/livez", "/readyz", "/v1/health", "/v1/system", "/v1/mesh")
+log = logging.getLogger("app.node")
+
+
+class Node:
+    """One node, built from its configuration; ``run`` serves until a signal or a failure."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        settings, profile = configuration.settings, configuration.profile
+        _refuse_what_is_missing(configuration)
+        self._settings, self._profile = settings, profile
+        self.node_id = new_node_id()
+        self._draining = asyncio.Event()
+        self._registry = CollectorRegistry()
+        enabled = [name for name in SERVICES if profile.services[name]]
+        missing = [name for name in enabled if SERVICES[name].target is None]
+        context = NodeContext(
+            name=settings.node_name,
+            node_id=self.node_id,
+            store_id=store_id(settings.data_dir) if KEEPS_A_STORE & set(enabled) else NO_STORE,
+            data_dir=settings.data_dir,
+            config_dir=settings.config_dir,
+            locate=self._locate,
+            metrics=self._registry,
+            draining=self._draining,
+            environ=configuration.environ,
+        )
+        self._services = {name: _load(name)(profile.section(name), context) for name in enabled if name not in missing}
+        self._wire(missing)
+
+    def _wire(self, missing: list[str]) -> None:
+        auth = Auth(self._settings.api_keys)
+        self._upstream = Upstream()
+        peers = [Peer(peer.name, peer.url, peer.services) for peer in self._profile.peers]
+        self._peers = StaticPeers(peers, self._upstream, lambda: forwarder.node_headers(background()))
+        forwarder = Forwarder(self._upstream, self._peers, self.node_id, auth.node_header(), self._registry)
+        local = {name: LocalService(service) for name, service in self._services.items()}
+        self._placement = Placement(local, missing, self._peers, forwarder)
+        gatherer = Gatherer(self._settings.node_name, self._placement, self._upstream, forwarder)
+        health = Health(local, missing, self._profile.warnings, self._peers)
+        view = NodeView(
+            self._settings.node_name,
+            self.node_id,
+            self._profile,
+            self._placement,
+            health,
+            self._draining,
+            lambda: self._edge.in_flight,
+            time.monotonic(),
+        )
+        app = _dispatch(System(view), Front(self._placement, gatherer))
+        self._edge = Edge(app, self._profile.api, auth, (self._settings.node_name, self._registry))
+        if not auth.enabled:
+            log.warning("no API key is set: whoever reaches this port may use everything; set ASTROMESH_API_KEYS before opening it wider")
+        for name in missing:
+            log.warning("the profile enables %s, but this build does not have it yet; its paths answer 503", name)
+        for warning in self._profile.warnings:
+            log.warning("%s", warning)
+
+    def _locate(self, service: str, key: str | None) -> ASGIApp:
+        return self._placement.locate(service, key)
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain. Raises ConfigError at start, and what stopped a service afterwards."""
+        stopping = asyncio.Event()
+        listener = listen(self._profile.api, self._profile.file)
+        async with AsyncExitStack() as stack:
+            stack.callback(listener.close)
+            await stack.enter_async_context(self._upstream)
+            await self._open_services(stack)
+            server = Server(self._edge, self._profile.api, lambda: self._announce(base_url(listener)))
+            _on_signals(stopping)
+            async with asyncio.TaskGroup() as group:
+                work = [group.create_task(service.run()) for service in self._services.values()]
+                work.append(group.create_task(self._peers.run()))
+                serving = group.create_task(server.serve(sockets=[listener]))
+                await stopping.wait()
+                await self._drain()
+                server.should_exit = True
+                await serving
+                for task in work:
+                    task.cancel()
+        log.info("stopped")
+
+    async def _open_services(self, stack: AsyncExitStack) -> None:
+        problems: list[Problem] = []
+        for service in self._services.values():
+            try:
+                await stack.enter_async_context(service.open())
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+
+    def _announce(self, url: str) -> None:
+        services = ", ".join(self._services) or "no services"
+        log.info("Astromesh node %s (%s) of profile %s serves %s", self._settings.node_name, __version__, self._profile.name, services)
+        log.info("listening on %s", url)
+        leave_url(url)
+
+    async def _drain(self) -> None:
+        deadline = asyncio.get_running_loop().time() + self._settings.drain_s
+        self._draining.set()
+        self._edge.draining = True
+        log.info("draining: %d requests in flight, %g s to finish", self._edge.in_flight, self._settings.drain_s)
+        notice_s = min(NOTICE_S, self._settings.drain_s / 4)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await asyncio.sleep(notice_s)
+                self._edge.refusing = True
+                await self._edge.wait_idle()
+        except TimeoutError:
+            log.warning("the drain time is over: ending %d requests", self._edge.in_flight)
+            self._edge.cut()
+            async with asyncio.timeout(1):
+                await self._edge.wait_idle()
+
+
+def _refuse_what_is_missing(configuration: Configuration) -> None:
+    profile = configuration.profile
+    if profile.mesh is not None:
+        remedy = "until then use the static roles: ASTROMESH_MESH_ENABLED=false, or a profile without spec.mesh"
+        raise ConfigError(
+            [Problem(profile.file, "asks for the mesh, which this build does not have yet", "spec.mesh.enabled", remedy=remedy)]
+        )
+    if not profile.services["api"]:
+        remedy = "set it to true; a node without a public API needs signed traffic between nodes, which comes with the mesh"
+        raise ConfigError([Problem(profile.file, "is false, which this build cannot serve yet", "spec.services.api", remedy=remedy)])
+
+
+def _load(name: str) -> type[Service]:
+    module, _, attribute = str(SERVICES[name].target).partition(":")
+    loaded: Any = getattr(importlib.import_module(module), attribute)
+    return loaded  # type: ignore[no-any-return]
+
+
+def _dispatch(own: ASGIApp, front: ASGIApp) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await (own if scope["path"].startswith(_OWN_PATHS) else front)(scope, receive, send)
+
+    return app
+
+
+def _on_signals(stopping: asyncio.Event) -> None:
+    """The first signal begins the drain; a second one cancels the node, which cuts what is in flight and closes at once."""
+    node = asyncio.current_task()
+
+    def stop(name: str) -> None:
+        if stopping.is_set() and node is not None:
+            log.warning("second signal, %s: ending at once", name)
+            node.cancel()
+        log.info("%s received", name)
+        stopping.set()
+
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, stop, each.name)

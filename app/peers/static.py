@@ -1,0 +1,102 @@
+"""The peers that the profile lists: probed all the time, out of the view while they fail, back by themselves."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Sequence
+
+from app.call import Headers
+from app.peers.peer import Peer, PeerFacts
+from app.upstream import BrokenError, NotSentError, Upstream
+
+PROBE_INTERVAL_S = 2.0
+PROBE_TIMEOUT_S = 2.0
+RETRY_S = (0.1, 1.0)
+"""Seconds between probes of a failing peer: the first, doubling up to the second."""
+LOST_AFTER_S = 6.0
+"""A peer that was silent this long, though its address takes connections, has lost what it was working on (three missed probes)."""
+log = logging.getLogger(__name__)
+
+
+class StaticPeers:
+    """Keeps each Peer's state. ``node_headers`` gives what a node sends along with a request of its own."""
+
+    def __init__(self, peers: Sequence[Peer], upstream: Upstream, node_headers: Callable[[], Headers]) -> None:
+        self._peers = list(peers)
+        self._upstream = upstream
+        self._node_headers = node_headers
+        self._wake = {peer.name: asyncio.Event() for peer in peers}
+        self._silent_since: dict[str, float] = {}
+
+    def all(self) -> list[Peer]:
+        return self._peers
+
+    def failed(self, peer: Peer, reason: str) -> None:
+        if peer.state != "down":
+            log.warning("peer %s at %s left the routing view: %s", peer.name, peer.url, reason)
+        peer.state, peer.reason = "down", reason
+        self._wake[peer.name].set()
+
+    async def run(self) -> None:
+        """Probe each peer until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for peer in self._peers:
+                group.create_task(self._keep_probing(peer))
+
+    async def probe(self, peer: Peer) -> None:
+        """Ask for its status once and take in the outcome."""
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                answer = await self._upstream.send("GET", f"{peer.url}/v1/system/status", self._node_headers(), None)
+                try:
+                    body = await answer.read()
+                finally:
+                    answer.close()
+        except TimeoutError:
+            self._silent(peer)
+        except (NotSentError, BrokenError) as error:
+            if isinstance(error, NotSentError) and error.silent:
+                self._silent(peer)
+            else:
+                self._silent_since.pop(peer.name, None)
+                self.failed(peer, str(error))
+        else:
+            self._spoke(peer, answer.status, body)
+
+    async def _keep_probing(self, peer: Peer) -> None:
+        wake, delay = self._wake[peer.name], RETRY_S[0]
+        while True:
+            wake.clear()
+            await self.probe(peer)
+            delay = PROBE_INTERVAL_S if peer.state == "up" else min(RETRY_S[1], delay * 2 if delay < PROBE_INTERVAL_S else RETRY_S[0])
+            try:
+                async with asyncio.timeout(delay):
+                    await wake.wait()
+                delay = RETRY_S[0]
+            except TimeoutError:
+                pass
+
+    def _spoke(self, peer: Peer, status: int, body: bytes) -> None:
+        self._silent_since.pop(peer.name, None)
+        if status != 200:
+            self.failed(peer, f"its status answers {status}" + (", check ASTROMESH_API_KEYS on both nodes" if status == 401 else ""))
+            return
+        try:
+            peer.facts = PeerFacts.parse(json.loads(body))
+        except ValueError:
+            self.failed(peer, "its status is not JSON; is this an Astromesh node?")
+            return
+        if peer.state != "up":
+            log.info("peer %s at %s is up", peer.name, peer.url)
+        peer.state, peer.reason, peer.load = "up", "", peer.facts.in_flight
+
+    def _silent(self, peer: Peer) -> None:
+        now = asyncio.get_running_loop().time()
+        since = self._silent_since.setdefault(peer.name, now - PROBE_TIMEOUT_S)
+        if now - since < LOST_AFTER_S:
+            if peer.state != "down":
+                log.warning("peer %s at %s does not answer; it is a last resort now", peer.name, peer.url)
+                peer.state, peer.reason = "suspect", f"no answer within {PROBE_TIMEOUT_S:g} s"
+            return
+        self.failed(peer, f"no answer for {now - since:.0f} s")
+        peer.abort()

@@ -1,0 +1,166 @@
+"""(service, key) -> who answers: the one module that knows. HTTP requests and in-process calls both go through it.
+
+A local service answers when it has the key, or when nobody has it (its 404 is then the truth); otherwise a direct peer that has the key,
+then one that has the service, then one that reaches it. What belongs to a session goes where the session's store is.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from starlette.exceptions import HTTPException
+from starlette.routing import Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.context import current
+from app.errors import MethodNotAllowed, NodeError, NotFound, ServiceUnavailable
+from app.forward import MAX_HOPS, Forwarder, unavailable
+from app.homes import SessionHomes
+from app.peers.peer import Peer, Peers
+from app.services import SERVICES
+from app.services.contract import Facts, Service
+from app.session import NO_STORE, rank_stores
+
+
+class LocalService:
+    """A mounted service as an ASGI app: its routes with and without a trailing slash, unknown paths and methods as errors."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._router = Router(list(service.routes), redirect_slashes=False, default=_no_such_path)
+
+    def facts(self) -> Facts:
+        return self.service.facts()
+
+    def has(self, key: str | None) -> bool:
+        keys = self.service.facts().keys
+        return key is None or keys is None or key in keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"].rstrip("/") or "/"
+        try:
+            await self._router({**scope, "path": path, "app": self}, receive, send)
+        except HTTPException as error:
+            raise translate(error, scope) from error
+
+
+async def _no_such_path(scope: Scope, receive: Receive, send: Send) -> None:
+    raise NotFound(f"There is nothing at {scope['path']}.")
+
+
+def translate(error: HTTPException, scope: Scope) -> NodeError:
+    """Starlette's own errors (a wrong method, mostly) in our tree."""
+    if error.status_code == 405:
+        allow = (error.headers or {}).get("Allow", "")
+        return MethodNotAllowed(f"{scope['method']} is not for {scope['path']}; it takes {allow}.", headers={"Allow": allow})
+    translated = NodeError(error.detail)
+    translated.status = error.status_code
+    return translated
+
+
+class Placement:
+    """``missing`` are services that the profile enables and this build lacks; they are answered 503 by name."""
+
+    def __init__(self, local: Mapping[str, LocalService], missing: Sequence[str], peers: Peers, forwarder: Forwarder) -> None:
+        self.local = local
+        self._missing = frozenset(missing)
+        self.peers = peers
+        self._forwarder = forwarder
+        self._homes = SessionHomes()
+
+    def locate(self, service: str, key: str | None) -> ASGIApp:
+        """Whoever answers for ``key``. Raises NotFound for a service that is off here and never forwarded."""
+        here = self.local.get(service)
+        if not SERVICES[service].forwarded:
+            if here is None:
+                raise NotFound(f"The service {service} is switched off on this node (spec.services.{service}).")
+            return here
+        if service in self._missing:
+            raise ServiceUnavailable(f"The service {service} is enabled on this node, but this build does not have it yet.")
+        if service == "memory" and key is not None and len(stores := self.stores()) > 1:
+            return self._homes.app(key, stores, self._at_store)
+        if here is not None and (here.has(key) or not self._holders(service, key)):
+            return here
+        return self._elsewhere(service, key)
+
+    def stores(self) -> list[str]:
+        """The ids of the stores that conversations can be kept in now, this node's own first."""
+        own = self.local["memory"].facts().store_id if "memory" in self.local else None
+        others = {
+            peer.store_id
+            for peer in self.peers.all()
+            if peer.usable and peer.store_id and (peer.offers("memory") or peer.reaches("memory"))
+        }
+        return [own, *sorted(others - {own})] if own else sorted(others)
+
+    def store_for_new_session(self) -> str:
+        """The store that a new session begins in: this node's own, else any; NO_STORE where none is known yet."""
+        stores = self.stores()
+        if not stores:
+            return NO_STORE
+        return stores[0] if "memory" in self.local else random.choice(stores)
+
+    def reaches(self) -> list[str]:
+        """The services that are not here and that a direct peer offers now."""
+        offered = {service for peer in self.peers.all() if peer.usable for service in peer.services if peer.offers(service)}
+        return sorted(offered - set(self.local))
+
+    def askable(self, services: Sequence[str]) -> list[Peer]:
+        """The peers to ask for a list that a person expects whole: those that offer or reach any of the services."""
+        passed = current().hops
+        if len(passed) >= MAX_HOPS:
+            return []
+        return [
+            peer
+            for peer in self.peers.all()
+            if peer.node_id not in passed and any(service in peer.services or peer.reaches(service) for service in services)
+        ]
+
+    def _at_store(self, store: str) -> ASGIApp:
+        here = self.local.get("memory")
+        if here is not None and here.facts().store_id == store:
+            return here
+        return self._elsewhere("memory", None, lambda peer: peer.store_id == store)
+
+    def _holders(self, service: str, key: str | None) -> list[Peer]:
+        return [peer for peer in self._candidates(lambda peer: peer.offers(service) and bool(peer.facts)) if peer.has(service, key)]
+
+    def _candidates(self, wanted: Callable[[Peer], bool]) -> list[Peer]:
+        passed = current().hops
+        return [peer for peer in self.peers.all() if wanted(peer) and not (peer.node_id and peer.node_id in passed)]
+
+    def _elsewhere(self, service: str, key: str | None, among: Callable[[Peer], bool] = lambda peer: True) -> ASGIApp:
+        async def relay(scope: Scope, receive: Receive, send: Send) -> None:
+            peers = [peer for peer in self._in_order(service, key) if among(peer)]
+            if not peers:
+                raise unavailable(service, current(), self._absent(service))
+            await self._forwarder.relay(service, peers, (scope, receive, send))
+
+        return relay
+
+    def _in_order(self, service: str, key: str | None) -> Iterator[Peer]:
+        session = current().session
+        direct = self._candidates(lambda peer: peer.offers(service))
+        beyond = [peer for peer in self._candidates(lambda peer: peer.reaches(service)) if peer not in direct]
+        holders = [peer for peer in direct if peer.has(service, key)]
+        others = [peer for peer in direct if peer not in holders]
+        groups = [holders or others, beyond]  # where some have the key, one that has not would only answer 404
+        for group in groups:
+            yield from _by_store(session, [peer for peer in group if peer.usable])
+        for group in groups:
+            yield from [peer for peer in group if peer.state == "suspect"]
+
+    def _absent(self, service: str) -> list[str]:
+        return [f"{peer.name}: {peer.reason or peer.state}" for peer in self.peers.all() if service in peer.services]
+
+
+def _by_store(session: str | None, peers: list[Peer]) -> Iterator[Peer]:
+    """Peers in the order to try: those with the session's store first, and among equals the less busy of two random ones each time."""
+    ranks = {store: rank for rank, store in enumerate(rank_stores(session, {peer.store_id for peer in peers}))} if session else {}
+    left = list(peers)
+    while left:
+        best = min(ranks.get(peer.store_id, 0) for peer in left)
+        equals = [peer for peer in left if ranks.get(peer.store_id, 0) == best]
+        pair = random.sample(equals, 2) if len(equals) > 1 else equals
+        chosen = min(pair, key=lambda peer: peer.busy)
+        left.remove(chosen)
+        yield chosen

@@ -1,0 +1,74 @@
+"""uvicorn as this node uses it: our own protocol limits, no lifespan, no signal handling; a listener whose failure is a clear error."""
+
+import contextlib
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from app.config.profile import ApiSettings
+from app.edge.protocol import limited
+from app.errors import ConfigError, Problem
+
+BACKLOG = 2048
+
+
+class Server(uvicorn.Server):
+    """Calls ``on_started`` once it accepts connections. The node owns the signals: uvicorn would close the listener at once."""
+
+    def __init__(self, app: ASGIApp, api: ApiSettings, on_started: Callable[[], None]) -> None:
+        protocol = limited(max_head_bytes=api.max_header_bytes, head_timeout_s=api.header_timeout_s, max_connections=api.max_connections)
+        config = uvicorn.Config(
+            app,
+            http=protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=int(api.idle_timeout_s),
+            backlog=BACKLOG,
+            reset_contextvars=True,
+        )
+        super().__init__(config)
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_started()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def listen(api: ApiSettings, file: str) -> socket.socket:
+    """A listening socket on the API's address; port 0 takes a free one. Raises ConfigError naming ``file``."""
+    family = socket.AF_INET6 if ":" in api.host else socket.AF_INET
+    try:
+        return socket.create_server((api.host, api.port), family=family, backlog=BACKLOG, dualstack_ipv6=api.host == "::")
+    except OSError as error:
+        remedy = "free the port, or set ASTROMESH_PORT or ASTROMESH_HOST to another address"
+        message = f"cannot listen on {api.host}:{api.port}: {error.strerror or error}"
+        raise ConfigError([Problem(file, message, "spec.api", remedy=remedy)]) from error
+
+
+def base_url(listener: socket.socket) -> str:
+    """The URL at which this machine reaches the listener."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def leave_url(url: str) -> None:
+    """Write the URL where the container's health check looks for it; elsewhere nobody minds when that fails."""
+    path = Path(tempfile.gettempdir()) / "astromesh.url"
+    draft = path.with_suffix(f".{os.getpid()}")
+    with contextlib.suppress(OSError):
+        draft.write_text(url)
+        draft.replace(path)

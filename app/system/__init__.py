@@ -1,0 +1,1 @@
+"""The node's own paths: health, readiness, status, doctor."""

@@ -1,0 +1,60 @@
+"""The checks behind readiness and doctor: each service's own, none of a peer for readiness, bounded in time."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+
+from app.peers.peer import Peers
+from app.placement import LocalService
+from app.services.contract import Check
+
+CHECK_TIMEOUT_S = 2.0
+CACHED_S = 1.0
+log = logging.getLogger(__name__)
+
+
+class Health:
+    """Runs the checks of the local services, at most once a second however often it is asked."""
+
+    def __init__(self, local: Mapping[str, LocalService], missing: Sequence[str], warnings: Sequence[str], peers: Peers) -> None:
+        self._local, self._missing, self._warnings, self._peers = local, missing, warnings, peers
+        self._cached: tuple[float, dict[str, Check]] = (-CACHED_S, {})
+        self._lock = asyncio.Lock()
+
+    async def services(self) -> dict[str, Check]:
+        """One entry per check of each local service; ``error`` means not ready."""
+        async with self._lock:
+            at, checks = self._cached
+            if time.monotonic() - at >= CACHED_S:
+                found = await asyncio.gather(*(self._check(name, service) for name, service in self._local.items()))
+                checks = {name: check for each in found for name, check in each.items()}
+                self._cached = (time.monotonic(), checks)
+            return checks
+
+    async def doctor(self) -> dict[str, Check]:
+        """Everything worth telling a person: the services' checks, what this build lacks, the profile's warnings, and the peers."""
+        checks = dict(await self.services())
+        for name in self._missing:
+            checks[name] = Check("unavailable", f"The profile enables {name}, but this build does not have it yet; its paths answer 503.")
+        for number, warning in enumerate(self._warnings, 1):
+            checks[f"profile.{number}"] = Check("degraded", warning)
+        for peer in self._peers.all():
+            if peer.usable:
+                wanting = sorted(service for service in peer.services if not peer.offers(service))
+                told = f"up at {peer.url}" + (f"; it does not offer {', '.join(wanting)}" if wanting else "")
+                checks[f"peer.{peer.name}"] = Check("degraded" if wanting else "ok", told)
+            else:
+                checks[f"peer.{peer.name}"] = Check("degraded", f"{peer.state} at {peer.url}: {peer.reason or 'shutting down'}")
+        return checks
+
+    async def _check(self, name: str, service: LocalService) -> Mapping[str, Check]:
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT_S):
+                found = await service.service.check()
+        except TimeoutError:
+            return {name: Check("error", f"no result within {CHECK_TIMEOUT_S:g} s")}
+        except Exception as error:
+            log.exception("the check of %s failed", name)
+            return {name: Check("error", f"its check failed: {error}")}
+        return found or {name: Check("ok", "serving")}

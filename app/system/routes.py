@@ -1,0 +1,102 @@
+"""Health, readiness, status and doctor over HTTP."""
+
+import os
+import time
+from dataclasses import asdict
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
+
+from app import __version__
+from app.errors import NotFound, ServiceUnavailable
+from app.placement import translate
+from app.system.view import NodeView
+
+
+class System:
+    """An ASGI app for the node's own paths; ``view`` is what it may see of the node."""
+
+    def __init__(self, view: NodeView) -> None:
+        self._view = view
+        self._router = Router(
+            [
+                Route("/livez", self._live),
+                Route("/readyz", self._ready),
+                Route("/v1/health", self._health),
+                Route("/v1/system/status", self._status),
+                Route("/v1/system/doctor", self._doctor),
+                Route("/v1/mesh/{rest:path}", self._mesh, methods=["GET", "POST"]),
+            ],
+            redirect_slashes=False,
+            default=_nothing,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._router({**scope, "path": scope["path"].rstrip("/"), "app": self}, receive, send)
+        except HTTPException as error:
+            raise translate(error, scope) from error
+
+    async def _live(self, request: Request) -> JSONResponse:
+        return JSONResponse({"status": "ok"})
+
+    async def _ready(self, request: Request) -> JSONResponse:
+        checks = await self._view.health.services()
+        ready = not self._view.draining.is_set() and all(check.status != "error" for check in checks.values())
+        status = "draining" if self._view.draining.is_set() else "ready" if ready else "not ready"
+        body = {"status": status, "checks": {name: asdict(check) for name, check in checks.items()}}
+        return JSONResponse(body, status_code=200 if ready else 503)
+
+    async def _health(self, request: Request) -> JSONResponse:
+        return JSONResponse({"status": "ok", "version": __version__, "node_name": self._view.name})
+
+    async def _doctor(self, request: Request) -> JSONResponse:
+        checks = await self._view.health.doctor()
+        healthy = all(check.status != "error" for check in checks.values())
+        return JSONResponse({"healthy": healthy, "checks": {name: asdict(check) for name, check in checks.items()}})
+
+    async def _mesh(self, request: Request) -> JSONResponse:
+        raise ServiceUnavailable("The mesh is off on this node; a profile with spec.mesh.enabled turns it on.")
+
+    async def _status(self, request: Request) -> JSONResponse:
+        view, placement = self._view, self._view.placement
+        facts = {name: local.facts() for name, local in placement.local.items()}
+        agents = facts["agents"].keys if "agents" in facts else None
+        body: dict[str, Any] = {
+            "version": __version__,
+            "uptime_seconds": round(time.monotonic() - view.started_at, 3),
+            "mode": view.profile.name,
+            "profile": view.profile.file,
+            "pid": os.getpid(),
+            "node_id": view.node_id,
+            "node_name": view.name,
+            "agents_loaded": len(agents or ()),
+            "services": {name: name in placement.local or (name == "api" and on) for name, on in view.profile.services.items()},
+            "reaches": placement.reaches(),
+            "keys": {name: sorted(each.keys) for name, each in facts.items() if each.keys is not None},
+            "store_id": next((each.store_id for each in facts.values() if each.store_id), None),
+            "draining": view.draining.is_set(),
+            "in_flight": view.in_flight(),
+            "peers": [
+                {
+                    "name": peer.name,
+                    "url": peer.url,
+                    "services": sorted(peer.services),
+                    "state": "draining" if peer.facts and peer.facts.draining else peer.state,
+                    "reason": peer.reason,
+                    "in_flight": len(peer.in_flight),
+                    "node_id": peer.node_id or None,
+                }
+                for peer in placement.peers.all()
+            ],
+            "mesh": None,
+        }
+        return JSONResponse(body)
+
+
+async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    raise NotFound(f"There is nothing at {scope['path'][:200]}; there is /v1/system/status and /v1/system/doctor.")
