@@ -33,7 +33,7 @@ def parse_bind(text: str) -> tuple[str, int]:
 def parse_port(text: str) -> int:
     """A port from 0 (any free one) to 65535; raises ValueError."""
     if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
-        raise ValueError("has no port from 0 to 65535")
+        raise ValueError("lacks a port from 0 to 65535")
     return int(text)
 
 
@@ -70,6 +70,11 @@ def _split(text: str) -> SplitResult:
         raise ValueError("has no usable port")
     check_host(url.hostname)
     return url
+
+
+def is_unspecified(host: str) -> bool:
+    """Whether a host is an address to listen on that nobody can call: 0.0.0.0 or ::."""
+    return _is_ip(host) and ipaddress.ip_address(host).is_unspecified
 
 
 def _is_ip(text: str) -> bool:
