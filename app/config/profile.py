@@ -91,6 +91,7 @@ def load(path: Path, settings: Settings) -> Profile:
     spec = document.data.get("spec")
     if isinstance(spec, Mapping):
         problems += [*_section_problems(document, spec), *_peer_problems(document, spec), *_mesh_problems(document, spec)]
+        problems += _key_problems(document, spec, settings)
     if problems:
         raise ConfigError(sorted(problems, key=lambda problem: problem.line or 0))
     return _profile(document, settings)
@@ -152,6 +153,19 @@ def _mesh_problems(document: Document, spec: Mapping[str, Any]) -> Iterator[Prob
     if mesh.dead_timeout < least:
         message = f"is {mesh.dead_timeout:g}, which leaves a suspect no time to answer"
         yield document.problem((*at, "dead_timeout"), message, f"write at least {least:.1f}")
+
+
+def _key_problems(document: Document, spec: Mapping[str, Any], settings: Settings) -> Iterator[Problem]:
+    """Profiles that cannot do without a mesh key."""
+    services, mesh = ({} if not isinstance(spec.get(name), Mapping) else spec[name] for name in ("services", "mesh"))
+    if settings.mesh_keys:
+        return
+    if services.get("api") is False:
+        message = "is false, so only signed calls of other nodes would be answered, and there is no mesh key"
+        yield document.problem(("spec", "services", "api"), message, "set ASTROMESH_MESH_KEY, or turn api on")
+    if mesh.get("enabled") is True and settings.api_keys:
+        message = "is true while ASTROMESH_API_KEYS is set, and there is no mesh key: the other nodes could not call"
+        yield document.problem(("spec", "mesh", "enabled"), message, "set ASTROMESH_MESH_KEY to one key on all nodes of the mesh")
 
 
 def _profile(document: Document, settings: Settings) -> Profile:
