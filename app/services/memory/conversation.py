@@ -1,0 +1,89 @@
+"""What memory keeps: a conversation is known by agent, principal and session, and is a list of turns that stand or fall whole."""
+
+import json
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from app.errors import BadRequest, BodyTooLarge
+from app.session import check_session_id
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySettings:
+    """``spec.memory``. A turn holds one exchange with all its tool calls; a session of ten thousand of them is a year of talk."""
+
+    max_turn_bytes: int = 1024 * 1024
+    max_turns_per_session: int = 10_000
+    max_history_bytes: int = 16 * 1024 * 1024
+    sweep_interval_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The key of a history. "" is the anonymous principal."""
+
+    agent: str
+    principal: str
+    session: str
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Turn:
+    """One turn as stored, in the order of its fields; ``created_us`` is wall time in microseconds, ``messages`` a JSON list."""
+
+    sequence: int
+    created_us: int
+    turn_id: str
+    messages: bytes
+
+    @property
+    def created_at(self) -> str:
+        return (_EPOCH + timedelta(microseconds=self.created_us)).isoformat(timespec="milliseconds")
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The newest turns of a conversation, oldest first; ``truncated`` says that older ones did not fit into the answer."""
+
+    turns: tuple[Turn, ...]
+    truncated: bool = False
+
+
+def conversation(agent: str, principal: str, session: str) -> Conversation:
+    """The key, checked. Raises BadRequest."""
+    return Conversation(_check_name(agent, "agent", "agent name"), principal, check_session_id(session))
+
+
+def check_turn_id(turn_id: str) -> str:
+    return _check_name(turn_id, "turn_id", "turn id")
+
+
+def new_turn_id() -> str:
+    return "t_" + secrets.token_hex(10)
+
+
+def encode_messages(messages: list[dict[str, Any]], limit: int) -> bytes:
+    """Messages as they are kept: compact UTF-8 JSON. Raises BodyTooLarge.
+
+    Half of a surrogate pair, which a model may emit, is kept as it came ("surrogatepass"), because a turn must not fail for it.
+    """
+    encoded = json.dumps(messages, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    if len(encoded) > limit:
+        raise BodyTooLarge(
+            f"The turn has {len(encoded)} bytes; memory keeps at most {limit} (spec.memory.max_turn_bytes).", param="messages"
+        )
+    return encoded
+
+
+def _check_name(name: str, param: str, what: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise BadRequest(
+            f"The {what} {name[:140]!r} cannot be used; take 1 to 128 letters, digits and ._:-, a letter or digit first.", param=param
+        )
+    return name

@@ -1,0 +1,81 @@
+"""The memory service: a store of conversations, called in threads so that a slow disk never stops the event loop."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from starlette.routing import BaseRoute
+
+from app.errors import StoreUnavailable
+from app.services.contract import Check, Facts, NodeContext
+from app.services.memory.conversation import Conversation, History, MemorySettings, encode_messages
+from app.services.memory.routes import routes
+from app.services.memory.store import ConversationStore
+
+_READERS = 4
+_CHECK_S = 0.9
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Memory:
+    """Conversations by agent, principal and session, in ``<data_dir>/memory``.
+
+    Work that has begun in a thread ends there, also when its caller is gone: a cancelled append is in the history whole, or not at all.
+    """
+
+    def __init__(self, config: Mapping[str, Any], node: NodeContext) -> None:
+        self._settings = MemorySettings(**config)
+        self._node = node
+        self._store = ConversationStore(node.data_dir / "memory", self._settings)
+        self.routes: Sequence[BaseRoute] = routes(self)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Take a slot of the data directory. Raises StoreUnavailable, or ConfigError for files of a newer build."""
+        self._store.open()
+        try:
+            with ThreadPoolExecutor(1, "memory-write") as self._writer, ThreadPoolExecutor(_READERS, "memory-read") as self._reader:
+                yield
+        finally:
+            self._store.close()
+
+    async def run(self) -> None:
+        """Remove, now and then, what other nodes of this data directory have deleted here."""
+        while True:
+            await asyncio.sleep(self._settings.sweep_interval_s)
+            try:
+                await self._in_thread(self._writer, self._store.sweep)
+            except StoreUnavailable as error:
+                log.warning("rows of deleted conversations stay for now: %s", error)
+
+    def facts(self) -> Facts:
+        return Facts(keys=None, store_id=self._node.store_id)
+
+    async def check(self) -> Mapping[str, Check]:
+        try:
+            async with asyncio.timeout(_CHECK_S):
+                await self._in_thread(self._writer, self._store.probe)
+        except TimeoutError:
+            return {
+                "memory": Check("error", f"writing a conversation takes longer than {_CHECK_S} s; check the disk of the data directory")
+            }
+        except StoreUnavailable as error:
+            return {"memory": Check("error", error.message)}
+        return {"memory": Check("ok", "conversations can be read and written")}
+
+    async def history(self, of: Conversation, max_turns: int | None = None) -> History:
+        return await self._in_thread(self._reader, self._store.history, of, max_turns)
+
+    async def append(self, to: Conversation, turn_id: str, messages: list[dict[str, Any]]) -> bool:
+        encoded = encode_messages(messages, self._settings.max_turn_bytes)
+        return await self._in_thread(self._writer, self._store.append, to, turn_id, encoded)
+
+    async def clear(self, of: Conversation) -> int:
+        return await self._in_thread(self._writer, self._store.clear, of)
+
+    async def _in_thread(self, executor: ThreadPoolExecutor, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(executor, work, *arguments)

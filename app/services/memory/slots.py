@@ -1,0 +1,176 @@
+"""Slot files: who may write which, how they are made and opened, and what SQLite's failures mean to a person.
+
+The rule: a slot file is written only by the process that holds the flock on its lock file, and it appears whole or not at all.
+"""
+
+import errno
+import fcntl
+import itertools
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.errors import ConfigError, Problem, StoreUnavailable
+
+SCHEMA_VERSION = 1
+MAX_SLOTS = 256
+# Nobody else writes our files, so only a reader in recovery or a foreign program (a backup) can make us wait.
+BUSY_TIMEOUT_S = 2.0
+
+_SCHEMA = f"""
+CREATE TABLE turns (
+    agent TEXT NOT NULL, principal TEXT NOT NULL, session TEXT NOT NULL,
+    sequence INTEGER NOT NULL, created_us INTEGER NOT NULL, turn_id TEXT NOT NULL, messages BLOB NOT NULL
+);
+CREATE UNIQUE INDEX turn_by_id ON turns (agent, principal, session, turn_id);
+CREATE INDEX turn_in_order ON turns (agent, principal, session, sequence, created_us, turn_id);
+CREATE TABLE cleared (
+    agent TEXT NOT NULL, principal TEXT NOT NULL, session TEXT NOT NULL, sequence INTEGER NOT NULL,
+    PRIMARY KEY (agent, principal, session)
+) WITHOUT ROWID;
+CREATE TABLE probe (id INTEGER PRIMARY KEY CHECK (id = 1), at_us INTEGER NOT NULL);
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A slot that this process holds until ``release`` or its death, whichever way it dies."""
+
+    path: Path
+    lock: int
+
+    def release(self) -> None:
+        os.close(self.lock)
+
+
+def files(folder: Path) -> list[Path]:
+    """Every slot file there is, whoever holds it."""
+    return sorted(folder.glob("conversations-*.sqlite"))
+
+
+def claim(folder: Path) -> Slot:
+    """Take the lowest free slot, making its file if need be. Raises StoreUnavailable or ConfigError."""
+    with storage_errors(folder):
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o770)
+    for number in itertools.count():
+        path = folder / f"conversations-{number}.sqlite"
+        if number == MAX_SLOTS:
+            raise StoreUnavailable(f"{folder} is in use by {MAX_SLOTS} processes; give this node a data directory of its own.")
+        if slot := try_claim(path):
+            try:
+                _prepare(path)
+            except BaseException:
+                slot.release()
+                raise
+            return slot
+    raise AssertionError("unreachable")
+
+
+def try_claim(path: Path) -> Slot | None:
+    """Take the slot of one file; None while another process (or another store of this one) holds it."""
+    with storage_errors(path):
+        lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        try:
+            if os.fstat(lock).st_uid == os.geteuid():
+                os.fchmod(lock, 0o660)  # the umask may have taken the group's part, and nodes may run as any user of one group
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        except BaseException:
+            os.close(lock)
+            raise
+        return Slot(path, lock)
+
+
+def connect(path: Path, *, write: bool) -> sqlite3.Connection:
+    """Open a slot file. A reader opens read-only, so that it can neither write nor checkpoint a file that another process owns.
+
+    Raises StoreUnavailable for a file of a newer version, too. Connections may be closed by another thread than their own.
+    """
+    uri = f"{path.absolute().as_uri()}?mode={'rw' if write else 'ro'}"
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    try:
+        # FULL: a commit is on the disk before it is acknowledged. secure_delete: deleted messages are overwritten, not just unlinked.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA secure_delete = ON")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version != SCHEMA_VERSION:
+            raise StoreUnavailable(
+                f"{path} has version {version}, and this build knows {SCHEMA_VERSION}; run the build that wrote it, or move the file away."
+            )
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn what the disk and SQLite raise into StoreUnavailable with a remedy."""
+    try:
+        yield
+    except OSError as error:
+        remedy = _REMEDIES[sqlite3.SQLITE_FULL] if error.errno in {errno.ENOSPC, errno.EDQUOT} else _owner_remedy(path)
+        raise StoreUnavailable(f"Memory cannot use {error.filename or path}: {error.strerror}; {remedy}.") from error
+    except sqlite3.DatabaseError as error:
+        told = _REMEDIES.get((getattr(error, "sqlite_errorcode", None) or 0) & 0xFF, "see the message and the disk's own log")
+        remedy = _owner_remedy(path) if told is None else told
+        raise StoreUnavailable(f"Memory cannot use {path}: {error}; {remedy}.") from error
+
+
+_REMEDIES: dict[int, str | None] = {
+    sqlite3.SQLITE_PERM: None,
+    sqlite3.SQLITE_READONLY: None,
+    sqlite3.SQLITE_CANTOPEN: None,
+    sqlite3.SQLITE_BUSY: "another program holds it locked: stop the backup or shell that has it open",
+    sqlite3.SQLITE_LOCKED: "another program holds it locked: stop the backup or shell that has it open",
+    sqlite3.SQLITE_FULL: "make room on its disk",
+    sqlite3.SQLITE_IOERR: "check its disk: reading or writing it failed",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged: stop the nodes that use it, then restore it from a backup or move it away",
+    sqlite3.SQLITE_NOTADB: "the file is damaged: stop the nodes that use it, then restore it from a backup or move it away",
+}
+
+
+def _owner_remedy(path: Path) -> str:
+    """What to do about a place that cannot be written: name its owner where that is somebody else."""
+    here = next((place for place in (path, *path.parents) if os.path.exists(place)), Path("/"))
+    owner, wanted = here.stat(), f"{os.geteuid()}:{os.getegid()}"
+    if owner.st_uid != os.geteuid() and os.geteuid() != 0:
+        return f"{here} belongs to another user ({owner.st_uid}:{owner.st_gid}): own the mount as {wanted}, or run the node as its owner"
+    return f"make {here} writable for {wanted}"
+
+
+def _prepare(path: Path) -> None:
+    """Make the file of a slot that is held, unless it is there; refuse one that a newer build has written."""
+    with storage_errors(path):
+        if not path.exists():
+            _create(path)
+            return
+        with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)) as connection:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            message = f"has version {version}, and this build knows {SCHEMA_VERSION}"
+            raise ConfigError([Problem(str(path), message, remedy="run the newer build, or choose another ASTROMESH_DATA_DIR")])
+
+
+def _create(path: Path) -> None:
+    """Build the file under another name and rename it, so that no reader ever sees half a schema."""
+    fresh = path.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
+    with closing(sqlite3.connect(fresh)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.executescript(_SCHEMA)
+    fresh.chmod(0o660)
+    fresh.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
