@@ -6,7 +6,7 @@ Starlette ends a stream that sees an early ``http.disconnect``. At most one chun
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -34,7 +34,7 @@ class Reply:
         wanted = name.lower().encode()
         return next((value.decode("latin-1") for key, value in self.headers if key.lower() == wanted), None)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body's chunks as they come. Raises what the callee raised, or PeerLost if it ended without finishing its body."""
         while True:
             message = await self._messages.get()

@@ -30,7 +30,7 @@ def encode(data: Any, event: str | None = None) -> bytes:
     text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     name = f"event: {event}\n" if event else ""
     lines = "".join(f"data: {line}\n" for line in text.split("\n"))
-    return f"{name}{lines}\n".encode()
+    return f"{name}{lines}\n".encode("utf-8", "backslashreplace")  # half a surrogate pair then stays what JSON calls it
 
 
 def encode_error(error: NodeError) -> bytes:
@@ -38,7 +38,7 @@ def encode_error(error: NodeError) -> bytes:
     return encode(error.body(), "error")
 
 
-async def decode(chunks: AsyncIterator[bytes]) -> AsyncIterator[Event]:
+async def decode(chunks: AsyncIterator[bytes]) -> AsyncGenerator[Event, None]:
     """The events of a byte stream (WHATWG "event stream"); comments, ids and retries are skipped, an unfinished last event is dropped."""
     name, data = "", list[str]()
     async for line in lines(chunks):

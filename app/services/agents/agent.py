@@ -1,0 +1,91 @@
+"""An agent as its file describes it, checked and filled in: values only."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.services.agents.prompt import Prompt
+
+DEFAULT_MODEL = "default"
+"""The name under which the inference service serves whatever model the node has."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """A model to ask: its name as the inference service knows it, and the sampling parameters to send along."""
+
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool that the agent may use. ``type`` is builtin, agent or client; ``parameters`` is a JSON Schema, None without one."""
+
+    name: str
+    type: str
+    description: str = ""
+    parameters: Mapping[str, Any] | None = None
+    agent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """One agent. ``memory_turns`` is None without memory; ``unavailable`` says why this build cannot run it, "" when it can."""
+
+    name: str
+    file: str
+    version: str = ""
+    namespace: str = "default"
+    labels: Mapping[str, str] = field(default_factory=dict)
+    display_name: str = ""
+    description: str = ""
+    avatar: str = ""
+    models: tuple[ModelChoice, ...] = (ModelChoice(DEFAULT_MODEL),)
+    system: Prompt | None = None
+    pattern: str = "react"
+    max_iterations: int = 10
+    timeout_s: float = 300.0
+    tools: tuple[Tool, ...] = ()
+    memory_turns: int | None = None
+    unenforced_guardrails: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    unavailable: str = ""
+
+    def row(self) -> dict[str, Any]:
+        """The agent in a list."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "namespace": self.namespace,
+            "display_name": self.display_name or self.name,
+            "description": self.description,
+            "model": self.models[0].name,
+            "pattern": self.pattern,
+            "tools": [tool.name for tool in self.tools],
+            "memory": self.memory_turns is not None,
+            "status": "unavailable" if self.unavailable else "ready",
+            "reason": self.unavailable or None,
+            "warnings": list(self.warnings),
+            "unenforced_guardrails": list(self.unenforced_guardrails),
+        }
+
+    def detail(self) -> dict[str, Any]:
+        """The agent alone: the row and what a list has no room for."""
+        memory = {"strategy": "sliding_window", "max_turns": self.memory_turns} if self.memory_turns is not None else None
+        return self.row() | {
+            "file": self.file,
+            "labels": dict(self.labels),
+            "avatar": self.avatar,
+            "models": [{"model": choice.name, "parameters": dict(choice.parameters)} for choice in self.models],
+            "orchestration": {"pattern": self.pattern, "max_iterations": self.max_iterations, "timeout_seconds": self.timeout_s},
+            "tools": [_tool_row(tool) for tool in self.tools],
+            "memory": memory,
+        }
+
+
+def _tool_row(tool: Tool) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": tool.name, "type": tool.type, "description": tool.description}
+    if tool.parameters is not None:
+        row["parameters"] = dict(tool.parameters)
+    return row | ({"agent": tool.agent} if tool.agent else {})

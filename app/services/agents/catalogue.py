@@ -1,0 +1,45 @@
+"""The builtin tools as the tools service describes them: asked for when an agent needs one that is not known yet, and kept."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from app.services.agents.agent import Agent, Tool
+from app.services.agents.fetch import fetch
+from app.services.contract import Locate
+
+_ASK_SCHEMA = {
+    "type": "object",
+    "properties": {"query": {"type": "string", "description": "What to ask, with all that is needed to answer it"}},
+    "required": ["query"],
+}
+_NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
+log = logging.getLogger(__name__)
+
+
+class Catalogue:
+    """What agents' models are told about their tools."""
+
+    def __init__(self, locate: Locate) -> None:
+        self._locate = locate
+        self._builtin: dict[str, Mapping[str, Any]] = {}
+
+    async def announce(self, agent: Agent) -> list[dict[str, Any]]:
+        """The agent's tools as OpenAI functions. Raises what the tools service raises when it has to be asked and cannot be."""
+        wanted = {tool.name for tool in agent.tools if tool.type == "builtin"}
+        if not wanted <= self._builtin.keys():
+            await self._refresh()
+        for name in sorted(wanted - self._builtin.keys()):
+            log.warning("agent %s: there is no builtin tool %r; its model is not told of it", agent.name, name)
+        return [self._function(tool) for tool in agent.tools if tool.type != "builtin" or tool.name in self._builtin]
+
+    async def _refresh(self) -> None:
+        answer = await fetch(self._locate("tools", None), "GET", "/v1/tools/builtin")
+        self._builtin = {tool["name"]: tool for tool in answer["tools"]}
+
+    def _function(self, tool: Tool) -> dict[str, Any]:
+        known = self._builtin[tool.name] if tool.type == "builtin" else {}
+        fallback = f"Ask the agent {tool.agent}." if tool.type == "agent" else ""
+        parameters = tool.parameters or known.get("parameters") or (_ASK_SCHEMA if tool.type == "agent" else _NO_PARAMETERS)
+        description = tool.description or known.get("description") or fallback
+        return {"type": "function", "function": {"name": tool.name, "description": description, "parameters": parameters}}

@@ -1,0 +1,91 @@
+"""One answer of a model, put together from an OpenAI chat completion: from its one message, or from the deltas of its stream."""
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the model asks for; ``arguments`` is the JSON text as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+    def message_part(self) -> dict[str, Any]:
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the model said, and what it cost."""
+
+    content: str
+    tool_calls: tuple[ToolCall, ...]
+    model: str
+    finish_reason: str
+    tokens_in: int
+    tokens_out: int
+
+    def message(self) -> Message:
+        message: Message = {"role": "assistant", "content": self.content}
+        return message | ({"tool_calls": [call.message_part() for call in self.tool_calls]} if self.tool_calls else {})
+
+
+@dataclass(slots=True)
+class Draft:
+    """A completion that is still coming. A body of the wrong shape raises one of MALFORMED."""
+
+    model: str
+    finish_reason: str = ""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    _content: list[str] = field(default_factory=list)
+    _calls: dict[int, dict[str, str]] = field(default_factory=dict)
+
+    def add(self, body: Mapping[str, Any]) -> str:
+        """Take in a whole completion or one chunk of a stream; returns the text that it adds."""
+        self.model = body.get("model") or self.model
+        usage = body.get("usage") or {}
+        self.tokens_in = int(usage.get("prompt_tokens") or self.tokens_in)
+        self.tokens_out = int(usage.get("completion_tokens") or self.tokens_out)
+        text = ""
+        for choice in (body.get("choices") or [])[:1]:
+            said = choice.get("message") or choice.get("delta") or {}
+            text = said.get("content") or ""
+            self._content.append(text)
+            for call in said.get("tool_calls") or []:
+                self._add_call(call)
+            self.finish_reason = choice.get("finish_reason") or self.finish_reason
+        return text
+
+    def _add_call(self, call: Mapping[str, Any]) -> None:
+        """Some servers leave out ``index``: an id or a name then begins a new call."""
+        function = call.get("function") or {}
+        begins = bool(call.get("id") or function.get("name"))
+        index = call.get("index")
+        if index is None:
+            index = len(self._calls) if begins or not self._calls else max(self._calls)
+        draft = self._calls.setdefault(index, {"id": "", "name": "", "arguments": ""})
+        arguments = function.get("arguments") or ""
+        draft["id"] = draft["id"] or call.get("id") or ""
+        draft["name"] = draft["name"] or function.get("name") or ""
+        draft["arguments"] += arguments if isinstance(arguments, str) else json.dumps(arguments)
+
+    def complete(self) -> Completion:
+        calls, seen = [], set[str]()
+        for _, draft in sorted(self._calls.items()):
+            own = draft["id"] and draft["id"] not in seen
+            id_ = draft["id"] if own else f"call_{secrets.token_hex(8)}"
+            seen.add(id_)
+            calls.append(ToolCall(id_, draft["name"], draft["arguments"]))
+        content = "".join(self._content)
+        return Completion(content, tuple(calls), self.model, self.finish_reason or "stop", self.tokens_in, self.tokens_out)
+
+
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError)

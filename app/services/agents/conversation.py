@@ -1,0 +1,59 @@
+"""A conversation that an agent remembers, kept by the memory service: read before a run, and one whole turn stored after it."""
+
+import secrets
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from app.errors import NodeError
+from app.services.agents.completion import Message
+from app.services.agents.fetch import fetch
+from app.services.contract import Locate
+
+_UNANSWERED = "No result was given."
+
+
+class Conversation:
+    """One agent's session. The turn's id is made once, so that storing it is safe to repeat."""
+
+    def __init__(self, locate: Locate, agent: str, session: str) -> None:
+        self._locate = locate
+        self._session = session
+        self._path = f"/v1/memory/{quote(agent, safe='')}/history/{quote(session, safe='')}"
+        self._turn = f"t_{secrets.token_hex(12)}"
+
+    async def recall(self, turns: int) -> list[Message]:
+        """The messages of the last turns, oldest first; none for a session that is new."""
+        try:
+            answer = await fetch(self._locate("memory", self._session), "GET", f"{self._path}?max_turns={turns}")
+        except NodeError as error:
+            if error.code == "session_not_found":
+                return []
+            raise
+        messages: list[Message] = answer["messages"]
+        return messages
+
+    async def store(self, messages: Sequence[Message]) -> None:
+        """Raises what the memory service raises: a turn that is not stored has not been had."""
+        target = f"{self._path}/turns/{self._turn}"
+        await fetch(self._locate("memory", self._session), "PUT", target, {"messages": list(messages)})
+
+
+def mend(messages: Sequence[Message]) -> list[Message]:
+    """A history that models accept: a window may begin in the middle of an exchange, and a client may never have answered a call."""
+    first = next((index for index, message in enumerate(messages) if message["role"] == "user"), len(messages))
+    whole: list[Message] = []
+    open_calls: list[str] = []
+    for message in messages[first:]:
+        if message["role"] == "tool":
+            if message.get("tool_call_id") in open_calls:
+                open_calls.remove(message["tool_call_id"])
+                whole.append(message)
+            continue
+        whole += _answers(open_calls)
+        open_calls = [call["id"] for call in message.get("tool_calls") or []]
+        whole.append(message)
+    return whole if not open_calls else [*whole, *_answers(open_calls)]
+
+
+def _answers(calls: Sequence[str]) -> list[Message]:
+    return [{"role": "tool", "tool_call_id": call, "content": _UNANSWERED} for call in calls]

@@ -1,0 +1,101 @@
+"""Agents over HTTP: lists, runs (JSON, or server-sent events for who accepts them), and chat completions of ``agent/<name>``."""
+
+import json
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from importlib.resources import files
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.body import read_json, validator
+from app.context import current
+from app.services.agents.agent import Agent
+from app.services.agents.chat import Chat, agent_name, question
+from app.services.agents.events import Emit, Event, listen, silence
+from app.services.agents.library import Library
+from app.services.agents.run import Question, Runner
+from app.session import check_session_id, new_session_id
+from app.sse import EventStream, encode
+
+
+class Routes:
+    """The handlers. ``store_id`` names the store of a session that is made here, for a run that came without one."""
+
+    def __init__(self, library: Library, runner: Runner, store_id: str) -> None:
+        self._library, self._runner, self._store_id = library, runner, store_id
+        requests: Mapping[str, Any] = json.loads(files(__package__).joinpath("schema.json").read_bytes())["requests"]
+        self._run_schema, self._chat_schema = validator(requests["run"]), validator(requests["chat"])
+
+    def all(self) -> Sequence[BaseRoute]:
+        return [
+            Route("/v1/agents", self.list, methods=["GET"]),
+            Route("/v1/agents/{name}", self.detail, methods=["GET"]),
+            Route("/v1/agents/{name}/run", self.run, methods=["POST"]),
+            Route("/v1/chat/completions", self.chat, methods=["POST"]),
+        ]
+
+    async def list(self, request: Request) -> Response:
+        rows = self._library.rows()
+        return _json({"agents": rows, "count": len(rows)})
+
+    async def detail(self, request: Request) -> Response:
+        return _json(self._library.describe(request.path_params["name"]))
+
+    async def run(self, request: Request) -> Response:
+        agent = self._library.find(request.path_params["name"])
+        body = await read_json(request, self._run_schema)
+        session = _session(body) or new_session_id(self._store_id)
+        streaming = _accepts_events(request)
+        asked = Question([{"role": "user", "content": body["query"]}], session, context=body.get("context") or {}, streaming=streaming)
+        if streaming:
+            return _Streamed(EventStream(self._run_events(agent, asked)))
+        return _json((await self._runner.run(agent, asked, silence)).as_json())
+
+    async def _run_events(self, agent: Agent, asked: Question) -> AsyncGenerator[bytes, None]:
+        async def work(emit: Emit) -> None:
+            result = await self._runner.run(agent, asked, emit)
+            await emit(Event("done", result.as_json()))
+
+        async with aclosing(listen(work)) as events:
+            async for event in events:
+                yield encode(event.data, event.kind)
+
+    async def chat(self, request: Request) -> Response:
+        body = await read_json(request, self._chat_schema)
+        agent = self._library.find(agent_name(body["model"]))
+        asked = question(body, agent, _session(body))
+        chat = Chat(body["model"])
+        if not asked.streaming:
+            return _json(chat.completion(await self._runner.run(agent, asked, silence)))
+        include_usage = bool((body.get("stream_options") or {}).get("include_usage"))
+        return _Streamed(EventStream(chat.stream(lambda emit: self._runner.run(agent, asked, emit), include_usage)))
+
+
+class _Streamed(Response):
+    """An ASGI app as what a handler returns."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+def _session(body: Mapping[str, Any]) -> str | None:
+    """The session that the body names, else the request's."""
+    given = body.get("session_id") or current().session
+    return check_session_id(given) if given else None
+
+
+def _accepts_events(request: Request) -> bool:
+    accepted = (part.split(";")[0].strip().lower() for part in request.headers.get("accept", "").split(","))
+    return "text/event-stream" in accepted
+
+
+def _json(value: Any) -> Response:
+    # ASCII, because a text may hold half of a surrogate pair, which UTF-8 cannot carry and JSON can.
+    return Response(json.dumps(value, separators=(",", ":")), media_type="application/json")

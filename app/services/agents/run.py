@@ -1,0 +1,146 @@
+"""One run of an agent, from the question to the stored turn, within its time. Nothing is acknowledged before it is stored."""
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from app.context import CURRENT, RequestContext, current
+from app.errors import AgentUnavailable, DeadlineExceeded, InvalidBody, NodeError
+from app.services.agents.agent import Agent
+from app.services.agents.catalogue import Catalogue
+from app.services.agents.completion import Message, ToolCall
+from app.services.agents.conversation import Conversation, mend
+from app.services.agents.events import Emit
+from app.services.agents.model import Model
+from app.services.agents.react import Bounds, Loop
+from app.services.agents.settings import Settings
+from app.services.agents.toolbox import Toolbox
+from app.services.agents.usage import Usage
+from app.services.contract import Locate
+
+_STORED = frozenset({"user", "assistant", "tool"})
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a caller asks of an agent. With a ``session``, an agent that has memory recalls it and stores this turn in it.
+
+    ``parameters`` are sampling parameters that win over the agent's; ``streaming`` has the model's words told as they come;
+    ``hand_over`` ends the run at a client tool's call.
+    """
+
+    messages: Sequence[Message]
+    session: str | None = None
+    context: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    streaming: bool = False
+    hand_over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a run ended. ``handed_over`` are the calls that the client is to carry out."""
+
+    agent: str
+    answer: str
+    outcome: str
+    steps: Sequence[Mapping[str, Any]]
+    usage: Usage
+    session: str | None
+    trace_id: str
+    handed_over: tuple[ToolCall, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "agent": self.agent,
+            "answer": self.answer,
+            "outcome": self.outcome,
+            "steps": list(self.steps),
+            "usage": self.usage.as_json(),
+            "session_id": self.session,
+            "trace": {"trace_id": self.trace_id},
+        }
+
+
+class Runner:
+    """Runs agents with what the other services of the node give."""
+
+    def __init__(self, locate: Locate, settings: Settings) -> None:
+        self._locate = locate
+        self._settings = settings
+        self._catalogue = Catalogue(locate)
+
+    async def run(self, agent: Agent, question: Question, emit: Emit) -> Result:
+        """Raises AgentUnavailable, DeadlineExceeded with the limit that was reached, or what a service that the run needs raises."""
+        if agent.unavailable:
+            raise AgentUnavailable(f"Agent {agent.name!r} cannot run: {agent.unavailable}.")
+        context = replace(current(), session=question.session)
+        remaining = context.remaining_s()
+        try:
+            with _as_current(context):
+                async with asyncio.timeout(min(agent.timeout_s, remaining)) as scope:
+                    return await self._run(agent, question, emit)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise _too_late(agent, remaining) from None
+        except NodeError as error:
+            error.headers.pop("X-Astromesh-Not-Begun", None)  # the run has begun: asking another node might do its work twice
+            raise
+
+    async def _run(self, agent: Agent, question: Question, emit: Emit) -> Result:
+        conversation = None
+        history: Sequence[Message] = question.messages
+        if agent.memory_turns is not None and question.session is not None:
+            conversation = Conversation(self._locate, agent.name, question.session)
+            history = mend([*await conversation.recall(agent.memory_turns), *question.messages])
+        if not history:
+            raise InvalidBody("The messages answer calls that this session does not have; send a user message.", param="$.messages")
+        tools = await self._catalogue.announce(agent)
+        loop = self._loop(agent, question, emit)
+        answer, outcome = await loop.run([*self._system(agent, question, tools), *history], tools)
+        if conversation:
+            await conversation.store([m for m in (*question.messages, *loop.added) if m["role"] in _STORED])
+        return Result(
+            agent.name, answer, outcome, loop.steps, loop.usage, question.session, current().trace_id, handed_over=loop.handed_over
+        )
+
+    def _loop(self, agent: Agent, question: Question, emit: Emit) -> Loop:
+        usage = Usage()
+        toolbox = Toolbox(self._locate, agent, self._settings, usage)
+        model = Model(self._locate, agent.models, question.parameters)
+        bounds = Bounds(agent.max_iterations, self._settings.parallel_tool_calls, question.hand_over)
+        return Loop(model, toolbox, bounds, usage, emit, question.streaming)
+
+    def _system(self, agent: Agent, question: Question, tools: Sequence[Mapping[str, Any]]) -> list[Message]:
+        if agent.system is None:
+            return []
+        variables = {
+            **question.context,
+            "context": question.context,
+            "agent": {"name": agent.name, "display_name": agent.display_name or agent.name, "description": agent.description},
+            "tools": [tool["function"]["name"] for tool in tools],
+        }
+        text = agent.system.render(variables, self._settings.prompt_chars, f"agent {agent.name!r} ({agent.file})")
+        return [{"role": "system", "content": text}]
+
+
+@contextmanager
+def _as_current(context: RequestContext) -> Iterator[None]:
+    """Calls made inside carry ``context``: the session of the run, also where the body named it."""
+    token = CURRENT.set(context)
+    try:
+        yield
+    finally:
+        CURRENT.reset(token)
+
+
+def _too_late(agent: Agent, remaining_s: float) -> DeadlineExceeded:
+    if remaining_s < agent.timeout_s:
+        return DeadlineExceeded(
+            f"Agent {agent.name!r} did not finish before the request's deadline, {max(remaining_s, 0):.3g} s away; ask for less."
+        )
+    limit = f"its {agent.timeout_s:g} s (spec.orchestration.timeout_seconds)"
+    return DeadlineExceeded(f"Agent {agent.name!r} did not finish within {limit}; raise that limit or ask for less.")

@@ -1,0 +1,42 @@
+"""The agents service: loads the agent files at start and runs their agents with what the node's other services give."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.routing import BaseRoute
+
+from app.services.agents.library import Library
+from app.services.agents.routes import Routes
+from app.services.agents.run import Runner
+from app.services.agents.settings import Orchestration, Settings
+from app.services.contract import Check, Facts, NodeContext
+
+
+class Agents:
+    """``config`` is ``spec.agents``, and under ``defaults`` the profile's ``spec.defaults``."""
+
+    def __init__(self, config: Mapping[str, Any], node: NodeContext) -> None:
+        settings = Settings(**{key: value for key, value in config.items() if key != "defaults"})
+        defaults = Orchestration().filled(config.get("defaults", {}).get("orchestration", {}))
+        self._library = Library(node.config_dir / "agents", defaults)
+        self._routes = Routes(self._library, Runner(node.locate, settings), node.store_id).all()
+
+    @property
+    def routes(self) -> Sequence[BaseRoute]:
+        return self._routes
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        await asyncio.to_thread(self._library.load)
+        yield
+
+    async def run(self) -> None:
+        """There is no background work."""
+
+    def facts(self) -> Facts:
+        return Facts(keys=frozenset(self._library.agents))
+
+    async def check(self) -> Mapping[str, Check]:
+        return self._library.check()

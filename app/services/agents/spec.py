@@ -1,0 +1,194 @@
+"""Read an agent file: check it against agent.schema.json and turn it into an Agent. What this build does not act on becomes a warning."""
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import TemplateSyntaxError
+from jsonschema import Draft202012Validator, SchemaError
+
+from app.config.yaml import Document, check
+from app.errors import ConfigError, Problem
+from app.services.agents.agent import DEFAULT_MODEL, Agent, ModelChoice, Tool
+from app.services.agents.prompt import Prompt
+from app.services.agents.settings import Orchestration
+
+MEMORY_TURNS = 20
+_TOOL_TYPES = {"builtin": "builtin", "agent": "agent", "client": "client", "internal": "client"}
+_NOT_ACTED_ON = (
+    "model.extra",
+    "model.routing",
+    "model.default.strategy",
+    "prompts.templates",
+    "orchestration.role_map",
+    "orchestration.stages",
+    "orchestration.narrate",
+    "memory.conversational.max_tokens",
+    "memory.conversational.ttl",
+    "memory.semantic",
+    "permissions",
+    "output_schema",
+    "chain",
+    "program",
+)
+
+
+def read_agent(document: Document, defaults: Orchestration) -> Agent:
+    """The agent of a file. Raises ConfigError with every problem in it."""
+    problems = check(document, _schema())
+    if problems:
+        raise ConfigError(problems)
+    reading = _Reading(document)
+    agent = reading.agent(defaults)
+    if reading.problems:
+        raise ConfigError(reading.problems)
+    return agent
+
+
+@cache
+def _schema() -> Mapping[str, Any]:
+    loaded: Mapping[str, Any] = json.loads(files(__package__).joinpath("agent.schema.json").read_bytes())
+    return loaded
+
+
+class _Reading:
+    """One file whose shape is right; ``problems`` collects what a schema cannot see."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.spec: Mapping[str, Any] = document.data["spec"]
+        self.problems: list[Problem] = []
+
+    def agent(self, defaults: Orchestration) -> Agent:
+        metadata, identity = self.document.data["metadata"], self.spec.get("identity", {})
+        orchestration = defaults.filled(self.spec.get("orchestration", {}))
+        return Agent(
+            name=metadata["name"],
+            file=self.document.file,
+            version=str(metadata.get("version", "")),
+            namespace=metadata.get("namespace", "default"),
+            labels={key: str(value) for key, value in metadata.get("labels", {}).items()},
+            display_name=identity.get("display_name", ""),
+            description=identity.get("description", ""),
+            avatar=identity.get("avatar", ""),
+            models=self.models(),
+            system=self.system(),
+            pattern=orchestration.pattern,
+            max_iterations=orchestration.max_iterations,
+            timeout_s=orchestration.timeout_s,
+            tools=tuple(self.tools()),
+            memory_turns=self.memory_turns(),
+            unenforced_guardrails=tuple(self.guardrails()),
+            warnings=tuple(self.warnings()),
+            unavailable=self.unavailable(orchestration.pattern),
+        )
+
+    def models(self) -> tuple[ModelChoice, ...]:
+        """The models in the order in which they are asked; the role that react asks for comes before the default."""
+        section = self.spec.get("model", {})
+        role = section.get("roles", {}).get("reasoner") or section.get("default") or {}
+        entries = [section[key] for key in ("primary", "fallback") if key in section] + role.get("candidates", [])
+        choices = tuple(_choice(entry) for entry in entries)
+        return choices or (ModelChoice(DEFAULT_MODEL),)
+
+    def system(self) -> Prompt | None:
+        source = self.spec.get("prompts", {}).get("system")
+        if source is None:
+            return None
+        try:
+            return Prompt(source)
+        except TemplateSyntaxError as error:
+            message = f"is not a template: {error.message} (line {error.lineno} of the text)"
+            self.problem(("prompts", "system"), message, "mend the Jinja2 syntax there")
+            return None
+
+    def tools(self) -> Iterator[Tool]:
+        seen = set()
+        for index, tool in enumerate(self.spec.get("tools", [])):
+            if tool["name"] in seen:
+                self.problem(("tools", index, "name"), f"is {tool['name']!r}, which another tool has", "give each tool a name of its own")
+            seen.add(tool["name"])
+            if tool["type"] in _TOOL_TYPES:
+                parameters = self.parameters(tool, index)
+                description, target = tool.get("description", ""), tool.get("agent", "")
+                yield Tool(tool["name"], _TOOL_TYPES[tool["type"]], description, parameters, target)
+
+    def parameters(self, tool: Mapping[str, Any], index: int) -> Mapping[str, Any] | None:
+        if "parameters" not in tool:
+            return None
+        schema = _object_schema(tool["parameters"])
+        try:
+            Draft202012Validator.check_schema(schema)
+        except SchemaError as error:
+            self.problem(
+                ("tools", index, "parameters"), f"is no JSON Schema: {error.message[:200]}", "write name: {type: …} for each parameter"
+            )
+        return schema
+
+    def memory_turns(self) -> int | None:
+        section = self.spec.get("memory", {}).get("conversational")
+        turns: int | None = None if section is None else section.get("max_turns", MEMORY_TURNS)
+        return turns
+
+    def guardrails(self) -> Iterator[str]:
+        for side, entries in self.spec.get("guardrails", {}).items():
+            for entry in entries:
+                yield f"{side}: {entry['type']}"
+
+    def unavailable(self, pattern: str) -> str:
+        strategy = self.spec.get("memory", {}).get("conversational", {}).get("strategy", "sliding_window")
+        if pattern != "react":
+            return f"orchestration pattern `{pattern}` is not in this build; use `react`"
+        if strategy != "sliding_window":
+            return f"memory strategy `{strategy}` is not in this build; use `sliding_window`"
+        return ""
+
+    def warnings(self) -> Iterator[str]:
+        """What the file says and this build does not do, each thing once."""
+        for path in _NOT_ACTED_ON:
+            if _has(self.spec, path):
+                yield f"`spec.{path}` is not acted on by this build"
+        if unused := sorted(set(self.spec.get("model", {}).get("roles", {})) - {"reasoner"}):
+            yield f"`spec.model.roles` other than reasoner are not acted on by this build: {', '.join(unused)}"
+        for tool in self.spec.get("tools", []):
+            if tool["type"] not in _TOOL_TYPES:
+                yield f"tool `{tool['name']}`: type `{tool['type']}` is not in this build; the model is not told of it"
+        backend = self.spec.get("memory", {}).get("conversational", {}).get("backend", "sqlite")
+        if backend != "sqlite":
+            yield f"memory backend `{backend}` is not in this build; the memory service's own store is used"
+        if guarded := list(self.guardrails()):
+            yield f"guardrails are written and NOT enforced by this build: {', '.join(guarded)}"
+
+    def problem(self, path: tuple[str | int, ...], message: str, remedy: str) -> None:
+        self.problems.append(self.document.problem(("spec", *path), message, remedy))
+
+
+def _choice(entry: Mapping[str, Any]) -> ModelChoice:
+    provider = entry.get("provider") or entry.get("source")
+    name = f"{provider}/{entry['model']}" if provider else entry["model"]
+    return ModelChoice(name, entry.get("parameters", {}))
+
+
+def _object_schema(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON Schema for an object, from one or from a map of name -> JSON Schema (where ``required: true`` may stand beside a type)."""
+    if parameters.get("type") == "object":
+        return dict(parameters)
+    required = [name for name, schema in parameters.items() if isinstance(schema, Mapping) and schema.get("required") is True]
+    properties = {name: _without_flag(schema) for name, schema in parameters.items()}
+    return {"type": "object", "properties": properties} | ({"required": required} if required else {})
+
+
+def _without_flag(schema: Any) -> Any:
+    if isinstance(schema, Mapping) and isinstance(schema.get("required"), bool):
+        return {key: value for key, value in schema.items() if key != "required"}
+    return schema
+
+
+def _has(value: Any, path: str) -> bool:
+    for key in path.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            return False
+        value = value[key]
+    return True

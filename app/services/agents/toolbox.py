@@ -1,0 +1,115 @@
+"""An agent's tools at work. Whatever goes wrong with a call becomes its result, for the model to deal with."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import quote
+
+from app.context import current
+from app.errors import NodeError
+from app.services.agents.agent import Agent, Tool
+from app.services.agents.completion import ToolCall
+from app.services.agents.fetch import fetch
+from app.services.agents.settings import Settings
+from app.services.agents.usage import Usage
+from app.services.contract import Locate
+
+_HANDED_OVER = "The call was handed to the client, who carries it out; its result does not come back in this run."
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """``status`` is ok, error, or client (handed over); ``text`` is what the model is told; ``value`` is the result as JSON."""
+
+    call: ToolCall
+    status: str
+    text: str
+    value: Any
+    duration_ms: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        outcome = {"error": self.text} if self.status == "error" else {"result": self.value}
+        told = {"id": self.call.id, "name": self.call.name, "status": self.status}
+        return told | outcome | {"duration_ms": self.duration_ms}
+
+
+class _ToolFailed(Exception):
+    """A call cannot be carried out; the message is for the model."""
+
+
+class Toolbox:
+    """The tools of one agent during one run; what agents called by it use is added to ``usage``."""
+
+    def __init__(self, locate: Locate, agent: Agent, settings: Settings, usage: Usage) -> None:
+        self._locate = locate
+        self._tools = {tool.name: tool for tool in agent.tools}
+        self._settings = settings
+        self._usage = usage
+
+    def is_client(self, call: ToolCall) -> bool:
+        tool = self._tools.get(call.name)
+        return tool is not None and tool.type == "client"
+
+    async def carry_out(self, call: ToolCall) -> ToolResult:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            result = await self._carry_out(call)
+        except (_ToolFailed, NodeError) as error:
+            result = ToolResult(call, "error", str(error), None)
+        duration_ms = round((loop.time() - began) * 1000, 3)
+        return replace(result, text=self._cut(result.text), duration_ms=duration_ms)
+
+    async def _carry_out(self, call: ToolCall) -> ToolResult:
+        tool = self._tools.get(call.name)
+        if tool is None:
+            raise _ToolFailed(f"There is no tool {call.name!r}; there is {', '.join(sorted(self._tools)) or 'none'}.")
+        arguments = _arguments(call)
+        if tool.type == "client":
+            return ToolResult(call, "client", _HANDED_OVER, None)
+        value = await (self._ask_agent(tool, arguments) if tool.type == "agent" else self._execute(tool, arguments))
+        return ToolResult(call, "ok", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), value)
+
+    async def _execute(self, tool: Tool, arguments: Mapping[str, Any]) -> Any:
+        limit = self._settings.tool_timeout_s
+        body = {"tool_name": tool.name, "arguments": arguments}
+        try:
+            async with asyncio.timeout(limit) as scope:
+                answer = await fetch(self._locate("tools", None), "POST", "/v1/tools/execute", body)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise _ToolFailed(f"The tool {tool.name!r} did not answer within {limit:g} s.") from None
+        if answer.get("status") != "ok":
+            raise _ToolFailed(str(answer.get("error") or "The tool failed without saying why."))
+        return answer.get("result")
+
+    async def _ask_agent(self, tool: Tool, arguments: Mapping[str, Any]) -> Any:
+        here = current()
+        depth = here.agent_depth + 1
+        if depth > self._settings.max_depth:
+            raise _ToolFailed(f"Agents may call agents {self._settings.max_depth} deep; answer without {tool.name!r}.")
+        query = arguments.get("query")
+        body = {"query": query if isinstance(query, str) and query else json.dumps(arguments, ensure_ascii=False)}
+        context = replace(here, agent_depth=depth, hops=(), from_peer=False)
+        target = f"/v1/agents/{quote(tool.agent, safe='')}/run"
+        answer = await fetch(self._locate("agents", tool.agent), "POST", target, body, context)
+        self._usage.merge(answer["usage"]["by_model"])
+        return answer["answer"]
+
+    def _cut(self, text: str) -> str:
+        limit = self._settings.tool_result_chars
+        return text if len(text) <= limit else f"{text[:limit]}\n[cut here: {len(text)} characters, {limit} shown]"
+
+
+def _arguments(call: ToolCall) -> dict[str, Any]:
+    """The arguments; none at all is an empty object, as models leave them out for tools without parameters."""
+    try:
+        value = json.loads(call.arguments or "{}")
+    except ValueError as error:
+        raise _ToolFailed(f"The arguments are not JSON ({error}); send one JSON object.") from None
+    if not isinstance(value, dict):
+        raise _ToolFailed("The arguments are not a JSON object; send one JSON object.")
+    return value
