@@ -1,0 +1,58 @@
+"""HTTP in, HTTP out for chat completions, embeddings, models and providers."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, Protocol
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from app.body import read_json, validator
+from app.errors import ModelNotFound
+from app.sse import EventStream
+
+
+class Completions(Protocol):
+    """What the routes need of the service."""
+
+    async def complete(self, request: Mapping[str, Any]) -> dict[str, Any]: ...
+    def stream(self, request: Mapping[str, Any]) -> AsyncGenerator[bytes, None]: ...
+    async def embed(self, request: Mapping[str, Any]) -> dict[str, Any]: ...
+    def models(self) -> list[dict[str, Any]]: ...
+    def providers(self) -> list[dict[str, Any]]: ...
+
+
+def make_routes(service: Completions, schemas: Mapping[str, Any]) -> Sequence[BaseRoute]:
+    chat, embedding = validator(schemas["chat_completion"]), validator(schemas["embeddings"])
+
+    async def complete(request: Request) -> Any:
+        body = await read_json(request, chat)
+        if body.get("stream"):
+            return EventStream(service.stream(body))
+        return JSONResponse(await service.complete(body))
+
+    async def embed(request: Request) -> Response:
+        return JSONResponse(await service.embed(await read_json(request, embedding)))
+
+    async def models(request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": service.models()})
+
+    async def model(request: Request) -> Response:
+        wanted = request.path_params["model"]
+        rows = service.models()
+        found = next((row for row in rows if row["id"] == wanted), None)
+        if found is None:
+            known = ", ".join(row["id"] for row in rows) or "none"
+            raise ModelNotFound(f"There is no model {wanted!r}; there is: {known}.", param="model")
+        return JSONResponse(found)
+
+    async def providers(request: Request) -> Response:
+        return JSONResponse({"providers": service.providers()})
+
+    return [
+        Route("/v1/chat/completions", complete, methods=["POST"]),
+        Route("/v1/embeddings", embed, methods=["POST"]),
+        Route("/v1/models", models, methods=["GET"]),
+        Route("/v1/models/{model:path}", model, methods=["GET"]),
+        Route("/v1/providers", providers, methods=["GET"]),
+    ]
