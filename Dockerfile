@@ -30,7 +30,7 @@ RUN python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash -s /image /
     && mkdir -m 0770 /image/data
 
 FROM ${BASE_IMAGE}
-ARG VERSION=0.0.0
+ARG VERSION=0.1.0
 LABEL org.opencontainers.image.title="Astromesh node" \
       org.opencontainers.image.description="Every node of an AI-agent platform: gateway, worker, inference, or all of them" \
       org.opencontainers.image.version="${VERSION}"

@@ -1,0 +1,55 @@
+# Everything a person does with the project: `make` lists it. Needs Python 3.11 or newer; up, image and parts of test need Docker.
+PYTHON ?= python3
+VENV := .venv/bin/python
+UV_COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url pyproject.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run up down check test lint image bench lock
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.dev ## build .venv from the locks, with everything that tests need
+
+run: .venv/.runtime ## run a full node without Docker, on http://127.0.0.1:8000
+	@ASTROMESH_HOST=$${ASTROMESH_HOST:-127.0.0.1} ./entrypoint.sh
+
+up: ## build the image and run gateway, worker and inference node in containers
+	docker compose up --build
+
+down: ## stop them; their data stays
+	docker compose down
+
+check: .venv/.dev ## run the fast suite (under two minutes)
+	@$(VENV) tests/run.py fast
+
+test: .venv/.dev ## run everything that can run here, and say what could not
+	@$(VENV) tests/run.py
+
+lint: .venv/.dev ## check style, types and shell scripts
+	@$(VENV) tests/run.py lint
+
+image: ## build the image astromesh:latest
+	docker compose build gateway
+
+bench: .venv/.dev ## measure, and print the table of bench/README.md
+	@$(VENV) -m bench
+
+lock: .venv/.dev ## resolve the locks anew from pyproject.toml; UPGRADE=1 takes newer versions
+	$(UV_COMPILE) $(if $(UPGRADE),--upgrade) -o requirements.lock
+	$(UV_COMPILE) $(if $(UPGRADE),--upgrade) --group dev -c requirements.lock -o requirements-dev.lock
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.13 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "make: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.runtime: requirements.lock | .venv/bin/python
+	$(VENV) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+.venv/.dev: requirements-dev.lock .venv/.runtime
+	$(VENV) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
