@@ -1,0 +1,34 @@
+"""The tools service: the builtin tools, over their paths."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.routing import BaseRoute
+
+from app.services.contract import Check, Facts, NodeContext
+from app.services.tools.builtin import builtin_tools
+from app.services.tools.registry import Registry, ToolSettings
+from app.services.tools.routes import routes
+
+
+class Tools:
+    """The builtin tools. It keeps nothing, so any node that has it answers alike."""
+
+    def __init__(self, config: Mapping[str, Any], node: NodeContext) -> None:
+        self._registry = Registry(builtin_tools(), ToolSettings(**config))
+        self.routes: Sequence[BaseRoute] = routes(self._registry)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        yield
+
+    async def run(self) -> None:
+        return
+
+    def facts(self) -> Facts:
+        return Facts()
+
+    async def check(self) -> Mapping[str, Check]:
+        names = ", ".join(tool["name"] for tool in self._registry.describe())
+        return {"tools": Check("ok", f"there is {names}")}
