@@ -51,7 +51,7 @@ sys.stdin.readline()
 def process(script: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A Python process of its own, killed at the end whatever its state."""
     arguments = [sys.executable, "-c", script, str(folder)]
-    environ = {**os.environ, "PYTHONPATH": str(_ROOT)}
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), *sys.path])}
     with subprocess.Popen(arguments, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         try:
             yield child
