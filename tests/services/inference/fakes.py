@@ -157,7 +157,7 @@ async def events(app: ASGIApp, model: str = "m1", **more: Any) -> list[str]:
 def content_of(lines: list[str]) -> str:
     """The text that a stream's chunks add up to."""
     chunks = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
-    return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
+    return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk.get("choices", ()))
 
 
 def answering_errors(app: ASGIApp) -> ASGIApp:
