@@ -230,7 +230,7 @@ def _problems_of(document: Document, at: YamlPath, error: ValidationError) -> li
             inner = min(error.context, key=lambda each: (len(each.absolute_path) == 0, str(each.validator) == "type"))
             return [document.problem(path, f"is {shown}, which does not fit", remedy)] if remedy else _problems_of(document, at, inner)
         case _:
-            return [document.problem(path, f"is {shown}: {error.message[:200]}", remedy)]
+            return [document.problem(path, f"is {shown}" if remedy else f"is {shown}: {error.message[:200]}", remedy)]
 
 
 def _shown(value: Any) -> str:

@@ -34,6 +34,7 @@ def test_a_custom_profile_loads(tmp_path: Path) -> None:
         ("name: custom", "name: a b", "metadata.name", "is 'a b', which does not fit", "write a name of 1 to 63 letters"),
         ("  peers:", "  pears:", "spec.pears", "`pears` is not a section of spec", "did you mean `peers`?"),
         ("[inference]", "[inferense]", "spec.peers[0].services[0]", "is 'inferense'", "did you mean `inference`?"),
+        ("[inference]", "[]", "spec.peers[0].services", "is an empty list", "list what it is asked for"),
         ("[inference]", "[api]", "spec.peers[0].services[0]", "is 'api'", ""),
         ("      services: [inference]\n", "", "spec.peers[0].services", "is missing", "add `services:`"),
         ("http://inference:8000", "inference:8000", "spec.peers[0].url", "which is not an http or https URL", "write a URL like"),
