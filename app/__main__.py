@@ -3,11 +3,12 @@
 import asyncio
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 
 from app import log
-from app.config import load
+from app.config import Configuration, load
 from app.errors import ConfigError
 from app.node import Node
 
@@ -19,7 +20,7 @@ def main() -> int:
         configuration = load(os.environ)
         log.set_up(configuration.settings.log_level, configuration.settings.log_format)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(Node(configuration).run())
+            runner.run(_serve(configuration))
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return EX_CONFIG
@@ -29,6 +30,21 @@ def main() -> int:
         logging.getLogger("app").exception("the node failed and stops")
         return 1
     return 0
+
+
+async def _serve(configuration: Configuration) -> None:
+    """Run the node; the first SIGTERM or SIGINT begins its drain, a second one cancels it, which ends everything at once."""
+    stopping = asyncio.Event()
+    node = asyncio.current_task()
+
+    def stop() -> None:
+        if stopping.is_set() and node is not None:
+            node.cancel()
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    await Node(configuration).run(stopping)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -3,8 +3,8 @@
 import asyncio
 import importlib
 import logging
-import signal
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -40,14 +40,23 @@ _OWN_PATHS = ("/livez", "/readyz", "/v1/health", "/v1/system", "/v1/mesh")
 log = logging.getLogger("app.node")
 
 
+def load_service(name: str) -> type[Service]:
+    """Import the class of a service; only those that the profile enables are ever imported."""
+    module, _, attribute = str(SERVICES[name].target).partition(":")
+    loaded: Any = getattr(importlib.import_module(module), attribute)
+    return loaded  # type: ignore[no-any-return]
+
+
 class Node:
     """One node, built from its configuration; ``run`` serves until a signal or a failure."""
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(self, configuration: Configuration, load_service: Callable[[str], type[Service]] = load_service) -> None:
         settings, profile = configuration.settings, configuration.profile
         _refuse_what_is_missing(configuration)
-        self._settings, self._profile = settings, profile
+        self._settings, self._profile, self._warnings = settings, profile, configuration.warnings
         self.node_id = new_node_id()
+        self.url = ""
+        self.listening = asyncio.Event()
         self._draining = asyncio.Event()
         self._registry = CollectorRegistry()
         enabled = [name for name in SERVICES if profile.services[name]]
@@ -63,19 +72,19 @@ class Node:
             draining=self._draining,
             environ=configuration.environ,
         )
-        self._services = {name: _load(name)(profile.section(name), context) for name in enabled if name not in missing}
+        self._services = {name: load_service(name)(profile.section(name), context) for name in enabled if name not in missing}
         self._wire(missing)
 
     def _wire(self, missing: list[str]) -> None:
         auth = Auth(self._settings.api_keys)
         self._upstream = Upstream()
         peers = [Peer(peer.name, peer.url, peer.services) for peer in self._profile.peers]
-        self._peers = StaticPeers(peers, self._upstream, lambda: forwarder.node_headers(background()))
-        forwarder = Forwarder(self._upstream, self._peers, self.node_id, auth.node_header(), self._registry)
+        self.peers = StaticPeers(peers, self._upstream, lambda: forwarder.node_headers(background()))
+        forwarder = Forwarder(self._upstream, self.peers, self.node_id, auth.node_header(), self._registry)
         local = {name: LocalService(service) for name, service in self._services.items()}
-        self._placement = Placement(local, missing, self._peers, forwarder)
+        self._placement = Placement(local, missing, self.peers, forwarder)
         gatherer = Gatherer(self._settings.node_name, self._placement, self._upstream, forwarder)
-        health = Health(local, missing, self._profile.warnings, self._peers)
+        health = Health(local, missing, self._warnings, self.peers)
         view = NodeView(
             self._settings.node_name,
             self.node_id,
@@ -88,29 +97,25 @@ class Node:
         )
         app = _dispatch(System(view), Front(self._placement, gatherer))
         self._edge = Edge(app, self._profile.api, auth, (self._settings.node_name, self._registry))
-        if not auth.enabled:
-            log.warning("no API key is set: whoever reaches this port may use everything; set ASTROMESH_API_KEYS before opening it wider")
         for name in missing:
             log.warning("the profile enables %s, but this build does not have it yet; its paths answer 503", name)
-        for warning in self._profile.warnings:
+        for warning in self._warnings:
             log.warning("%s", warning)
 
     def _locate(self, service: str, key: str | None) -> ASGIApp:
         return self._placement.locate(service, key)
 
-    async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then drain. Raises ConfigError at start, and what stopped a service afterwards."""
-        stopping = asyncio.Event()
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Serve until ``stopping`` is set, then drain. Raises ConfigError at start, and what stopped a service afterwards."""
         listener = listen(self._profile.api, self._profile.file)
         async with AsyncExitStack() as stack:
             stack.callback(listener.close)
             await stack.enter_async_context(self._upstream)
             await self._open_services(stack)
             server = Server(self._edge, self._profile.api, lambda: self._announce(base_url(listener)))
-            _on_signals(stopping)
             async with asyncio.TaskGroup() as group:
                 work = [group.create_task(service.run()) for service in self._services.values()]
-                work.append(group.create_task(self._peers.run()))
+                work.append(group.create_task(self.peers.run()))
                 serving = group.create_task(server.serve(sockets=[listener]))
                 await stopping.wait()
                 await self._drain()
@@ -135,6 +140,8 @@ class Node:
         log.info("Astromesh node %s (%s) of profile %s serves %s", self._settings.node_name, __version__, self._profile.name, services)
         log.info("listening on %s", url)
         leave_url(url)
+        self.url = url
+        self.listening.set()
 
     async def _drain(self) -> None:
         deadline = asyncio.get_running_loop().time() + self._settings.drain_s
@@ -166,30 +173,8 @@ def _refuse_what_is_missing(configuration: Configuration) -> None:
         raise ConfigError([Problem(profile.file, "is false, which this build cannot serve yet", "spec.services.api", remedy=remedy)])
 
 
-def _load(name: str) -> type[Service]:
-    module, _, attribute = str(SERVICES[name].target).partition(":")
-    loaded: Any = getattr(importlib.import_module(module), attribute)
-    return loaded  # type: ignore[no-any-return]
-
-
 def _dispatch(own: ASGIApp, front: ASGIApp) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await (own if scope["path"].startswith(_OWN_PATHS) else front)(scope, receive, send)
 
     return app
-
-
-def _on_signals(stopping: asyncio.Event) -> None:
-    """The first signal begins the drain; a second one cancels the node, which cuts what is in flight and closes at once."""
-    node = asyncio.current_task()
-
-    def stop(name: str) -> None:
-        if stopping.is_set() and node is not None:
-            log.warning("second signal, %s: ending at once", name)
-            node.cancel()
-        log.info("%s received", name)
-        stopping.set()
-
-    loop = asyncio.get_running_loop()
-    for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, stop, each.name)

@@ -112,8 +112,9 @@ class Edge:
             return
         if exchange.ended_by == "drain":
             raise DeadlineExceeded("The node shut down before this answer was finished; ask again.") from error
-        if context.remaining_s() > 0:
-            raise NodeError("Something inside the node timed out without saying what; its log may tell more.") from error
+        if not exchange.expired:
+            log.error("a request timed out inside the node", exc_info=error)
+            raise NodeError(f"Something inside the node timed out; its log has the reason under {context.request_id}.") from error
         raise DeadlineExceeded("The request's deadline has passed; give it more time or ask for less.") from error
 
     def _record(self, exchange: Exchange, scope: Scope, request_id: str) -> None:

@@ -22,7 +22,7 @@ class Exchange:
 
     __slots__ = (
         "_answer_headers", "_at_boundary", "_body_done", "_body_limit", "_body_timeout_s", "_empty_body_due", "_finished", "_receive",
-        "_received", "_scope_timeout", "_send", "_sse", "_watcher", "closing", "ended_by", "started_at", "status",
+        "_received", "_scope_timeout", "_send", "_sse", "_watcher", "closing", "ended_by", "expired", "started_at", "status",
     )  # fmt: skip
 
     def __init__(self, receive: Receive, send: Send, answer_headers: list[tuple[bytes, bytes]], limits: tuple[int, float]) -> None:
@@ -34,7 +34,7 @@ class Exchange:
         self._received = 0
         self._body_done = self._empty_body_due = self._finished = self._sse = False
         self._at_boundary = True
-        self.closing = False
+        self.closing = self.expired = False
         self.status = 0
         self.ended_by: Ending | None = None
         self.started_at = time.perf_counter()
@@ -104,9 +104,13 @@ class Exchange:
 
     async def run(self, handler: Awaitable[None], deadline: float) -> None:
         """Run the handler until ``deadline`` (loop time) or ``end``, either of which raises TimeoutError."""
+        self._scope_timeout = asyncio.timeout_at(deadline)
         try:
-            async with asyncio.timeout_at(deadline) as self._scope_timeout:
+            async with self._scope_timeout:
                 await handler
+        except TimeoutError:
+            self.expired = self._scope_timeout.expired()
+            raise
         finally:
             self._scope_timeout = None
 

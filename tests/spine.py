@@ -1,0 +1,86 @@
+"""Whole nodes inside the test's own loop, on real sockets, with services of the test's making: for edge, placement and forwarding."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from starlette.routing import BaseRoute
+
+from app.config import load
+from app.node import Node
+from app.services.contract import Check, Facts, NodeContext
+from tests.nodes import profile
+
+
+class FakeService:
+    """A service of given routes and facts; subclasses are made by ``service``."""
+
+    routes: Sequence[BaseRoute] = ()
+    told = Facts()
+
+    def __init__(self, config: Mapping[str, Any], node: NodeContext) -> None:
+        self.node = node
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        yield
+
+    async def run(self) -> None:
+        return
+
+    def facts(self) -> Facts:
+        return self.told
+
+    async def check(self) -> Mapping[str, Check]:
+        return {}
+
+
+def service(*routes: BaseRoute, keys: Sequence[str] | None = None, store_id: str | None = None) -> type[FakeService]:
+    """A service class with these routes, keys (None: any) and store."""
+    facts = Facts(None if keys is None else frozenset(keys), store_id)
+    return type("Service", (FakeService,), {"routes": routes, "told": facts})
+
+
+class Spine:
+    """Starts nodes for one test and ends them with it."""
+
+    def __init__(self, folder: Path, stack: AsyncExitStack) -> None:
+        self._folder, self._stack = folder, stack
+
+    async def node(
+        self,
+        name: str,
+        services: Mapping[str, type[FakeService]] | None = None,
+        peers: Mapping[str, tuple[str, list[str]]] | None = None,
+        api: Mapping[str, Any] | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> Node:
+        """A node that listens. Its peers were probed once, so that it knows them."""
+        offered = dict(services or {})
+        path = profile(self._folder / f"{name}.yaml", list(offered), peers=peers, api=dict(api or {}))
+        settings = {"ASTROMESH_PROFILE": str(path), "ASTROMESH_DATA_DIR": str(self._folder / name), "ASTROMESH_NODE_NAME": name}
+        configuration = load(settings | {"ASTROMESH_DRAIN_S": "1"} | dict(environ or {}))
+        node = Node(configuration, lambda each: offered.get(each, service()))
+        stopping = asyncio.Event()
+        running = asyncio.create_task(node.run(stopping))
+        self._stack.push_async_callback(_stop, running)
+        waiting = asyncio.create_task(node.listening.wait())
+        await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED, timeout=10)
+        if running.done():
+            await running
+        for peer in node.peers.all():
+            await node.peers.probe(peer)
+        return node
+
+
+@asynccontextmanager
+async def spine(folder: Path) -> AsyncIterator[Spine]:
+    async with AsyncExitStack() as stack:
+        yield Spine(folder, stack)
+
+
+async def _stop(running: asyncio.Task[None]) -> None:
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)

@@ -1,0 +1,431 @@
+"""Forwarding between real nodes on loopback: what is relayed, what is retried, and how a failure ends."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from app import sse
+from app.context import current
+from app.errors import Misdirected
+from tests.spine import Spine, service, spine
+
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@pytest.fixture
+async def nodes(tmp_path: Path) -> AsyncIterator[Spine]:
+    async with spine(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(auto_decompress=False) as session:
+        yield session
+
+
+def tools(handler: Handler) -> Any:
+    return service(Route("/v1/tools/{rest:path}", handler, methods=METHODS))
+
+
+async def echo(request: Request) -> Response:
+    body = await request.body()
+    told = {
+        "method": request.method,
+        "path": request.scope["raw_path"].decode(),
+        "query": request.url.query,
+        "headers": sorted([k.decode(), v.decode("latin-1")] for k, v in request.headers.raw),
+        "body": body.decode("latin-1"),
+        "principal": current().principal,
+        "hops": current().hops,
+        "request_id": current().request_id,
+        "remaining_s": current().remaining_s(),
+    }
+    return JSONResponse(told, headers={"X-Answer": "yes"})
+
+
+def named(name: str) -> Handler:
+    async def answer(request: Request) -> Response:
+        body = await request.body()
+        return JSONResponse({"node": name, "length": len(body)})
+
+    return answer
+
+
+@asynccontextmanager
+async def misbehaving(what: str, behave: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[str]:
+    """A peer that answers probes as a node that offers ``what``, and anything else as ``behave`` says, then drops the connection."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            for line in head.split(b"\r\n"):
+                if line.lower().startswith(b"content-length:"):
+                    await reader.readexactly(int(line.split(b":")[1]))
+            if head.startswith(b"GET /v1/system/status "):
+                status = json.dumps({"node_id": "bad", "services": {what: True}}).encode()
+                writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(status), status))
+            else:
+                await behave(reader, writer)
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_everything_below_a_services_paths_is_relayed_as_it_came(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    far = await nodes.node("far", {"tools": tools(echo)})
+    near = await nodes.node("near", peers={"far": (far.url, ["tools"])})
+    for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+        sent = {"X-Custom": "kept", "Connection": "X-Secret-Hop", "TE": "trailers"}
+        async with client.request(method, f"{near.url}/v1/tools/a%2Fb/?q=1&r=%20", data=b"\x00body", headers=sent) as response:
+            told = await response.json()
+            assert response.status == 200
+            assert response.headers["X-Answer"] == "yes"
+            assert response.headers["X-Astromesh-Node"] == "far"
+        assert (told["method"], told["path"], told["query"], told["body"]) == (method, "/v1/tools/a%2Fb/", "q=1&r=%20", "\x00body")
+        names = [name for name, _ in told["headers"]]
+        assert "x-custom" in names
+        assert "te" not in names
+
+
+async def test_ids_trace_and_deadline_travel_and_the_clients_key_does_not(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    keys = {"ASTROMESH_API_KEYS": "node:sk-node-secret,team-a:sk-team-secret"}
+    far = await nodes.node("far", {"tools": tools(echo)}, environ=keys)
+    near = await nodes.node("near", peers={"far": (far.url, ["tools"])}, environ=keys)
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    sent = {
+        "Authorization": "Bearer sk-team-secret",
+        "X-Request-Id": "mine-1",
+        "traceparent": f"00-{trace}-00f067aa0ba902b7-01",
+        "X-Astromesh-Principal": "root",
+        "X-Astromesh-Forwarded": "abc",
+        "X-Forwarded-For": "1.2.3.4",
+    }
+    async with client.get(f"{near.url}/v1/tools/x", headers=sent) as response:
+        told = await response.json()
+        assert response.headers["X-Request-Id"] == "mine-1"
+    headers = dict(told["headers"])
+    assert told["principal"] == "team-a"
+    assert told["hops"] == [near.node_id]
+    assert told["request_id"] == "mine-1"
+    assert headers["traceparent"].split("-")[1] == trace
+    assert 0 < told["remaining_s"] <= 600
+    assert headers["authorization"] == "Bearer sk-node-secret"
+    assert "x-forwarded-for" not in headers
+
+
+async def test_a_forwarded_requests_remaining_time_bounds_the_work_at_the_peer(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    never = asyncio.Event()
+
+    async def hang(request: Request) -> Response:
+        await never.wait()
+        return Response()
+
+    far = await nodes.node("far", {"tools": tools(hang)})
+    near = await nodes.node("near", peers={"far": (far.url, ["tools"])}, api={"deadline_s": 0.3})
+    async with client.post(f"{near.url}/v1/tools/x") as response:
+        assert response.status == 504
+        assert (await response.json())["error"]["code"] == "deadline_exceeded"
+
+
+async def test_bodies_stream_both_ways_at_once(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    class Upper:  # plain ASGI: Starlette's StreamingResponse reads from the request too, looking for a disconnect
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            message = await receive()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            while message["more_body"]:
+                await send({"type": "http.response.body", "body": message["body"].upper(), "more_body": True})
+                message = await receive()
+            await send({"type": "http.response.body", "body": message["body"].upper()})
+
+    far = await nodes.node("far", {"tools": service(Route("/v1/tools/x", Upper(), methods=["POST"]))})
+    near = await nodes.node("near", peers={"far": (far.url, ["tools"])})
+    heard: asyncio.Queue[None] = asyncio.Queue()
+    first = b"a" * 300_000  # over what is kept for replay, so that it streams
+
+    async def speak() -> AsyncIterator[bytes]:
+        yield first
+        for _ in range(3):
+            await heard.get()  # the next chunk is sent only when the answer to the one before it has arrived
+            yield b"b"
+
+    async with client.post(f"{near.url}/v1/tools/x", data=speak()) as response:
+        assert await response.content.readexactly(len(first)) == first.upper()
+        for _ in range(3):
+            heard.put_nowait(None)
+            assert await response.content.readexactly(1) == b"B"
+        assert await response.content.read() == b""
+
+
+async def test_events_arrive_one_by_one(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    more = asyncio.Semaphore(0)
+
+    async def events(request: Request) -> Response:
+        async def answer() -> AsyncIterator[bytes]:
+            for number in range(3):
+                yield sse.encode({"n": number})
+                await more.acquire()
+
+        return StreamingResponse(answer(), media_type="text/event-stream")
+
+    far = await nodes.node("far", {"tools": tools(events)})
+    near = await nodes.node("near", peers={"far": (far.url, ["tools"])})
+    async with client.get(f"{near.url}/v1/tools/x") as response:
+        for number in range(3):
+            assert await response.content.readuntil(b"\n\n") == sse.encode({"n": number})
+            more.release()
+
+
+@pytest.mark.parametrize("size", [10, 600_000])
+async def test_a_refusing_peer_is_passed_over_and_comes_back_by_a_probe(nodes: Spine, client: aiohttp.ClientSession, size: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        dead = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    good = await nodes.node("good", {"tools": tools(named("good"))})
+    near = await nodes.node("near", peers={"dead": (dead, ["tools"]), "good": (good.url, ["tools"])})
+    for peer in near.peers.all():
+        peer.state = "unknown"
+    for _ in range(8):
+        async with client.post(f"{near.url}/v1/tools/x", data=b"x" * size) as response:
+            assert await response.json() == {"node": "good", "length": size}
+    assert next(peer for peer in near.peers.all() if peer.name == "dead").state == "down"
+    host, port = dead.removeprefix("http://").split(":")
+    await nodes.node("dead", {"tools": tools(named("dead"))}, api={"host": host, "port": int(port)})
+    async with asyncio.timeout(10):
+        while next(peer for peer in near.peers.all() if peer.name == "dead").state != "up":
+            async with client.get(f"{near.url}/v1/system/status") as response:
+                await response.read()
+
+
+async def test_a_peer_that_answers_421_is_passed_over(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    async def refuse(request: Request) -> Response:
+        raise Misdirected("not me")
+
+    one = await nodes.node("one", {"tools": tools(refuse)})
+    two = await nodes.node("two", {"tools": tools(named("two"))})
+    near = await nodes.node("near", peers={"one": (one.url, ["tools"]), "two": (two.url, ["tools"])})
+    for _ in range(8):
+        async with client.post(f"{near.url}/v1/tools/x") as response:
+            assert (await response.json())["node"] == "two"
+
+
+async def test_nodes_that_point_at_each_other_answer_503_and_do_not_loop(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    left = await nodes.node("left", peers={"right": (f"http://127.0.0.1:{port}", ["tools"])})
+    right = await nodes.node("right", peers={"left": (left.url, ["tools"])}, api={"port": port})
+    for near in (left, right):
+        for peer in near.peers.all():  # as before the first probe: both believe the profile
+            peer.facts, peer.state = None, "up"
+        async with client.post(f"{near.url}/v1/tools/x") as response:
+            error = (await response.json())["error"]
+            assert (response.status, error["code"]) == (503, "service_unavailable")
+            assert "tools" in error["message"]
+            assert "Retry-After" in response.headers
+
+
+async def test_a_request_passes_at_most_three_nodes(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    last = await nodes.node("last", {"tools": tools(echo)})
+    near = await nodes.node("near", peers={"last": (last.url, ["tools"])})
+    async with client.get(f"{near.url}/v1/tools/x", headers={"X-Astromesh-Forwarded": "a,b"}) as response:
+        assert (await response.json())["hops"] == ["a", "b", near.node_id]
+    async with client.get(f"{near.url}/v1/tools/x", headers={"X-Astromesh-Forwarded": "a,b,c"}) as response:
+        assert response.status == 421
+    async with client.get(f"{near.url}/v1/tools/x", headers={"X-Astromesh-Forwarded": last.node_id}) as response:
+        assert response.status == 421
+
+
+async def die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+
+
+async def test_a_begun_request_that_is_not_safe_to_repeat_ends_in_peer_lost(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    async with misbehaving("tools", die) as dying:
+        near = await nodes.node("near", peers={"dying": (dying, ["tools"])})
+        async with client.post(f"{near.url}/v1/tools/x", data=b"{}") as response:
+            error = (await response.json())["error"]
+            assert (response.status, error["code"]) == (502, "peer_lost")
+            assert "dying" in error["message"]
+
+
+@pytest.mark.parametrize(("method", "what", "path"), [("GET", "tools", "/v1/tools/x"), ("POST", "inference", "/v1/chat/completions")])
+async def test_what_is_safe_to_repeat_succeeds_on_another_peer(
+    nodes: Spine, client: aiohttp.ClientSession, method: str, what: str, path: str
+) -> None:
+    good = await nodes.node("good", {what: service(Route(path, named("good"), methods=METHODS))})
+    async with misbehaving(what, die) as dying:
+        near = await nodes.node("near", peers={"dying": (dying, [what]), "good": (good.url, [what])})
+        for _ in range(6):
+            await near.peers.probe(near.peers.all()[0])
+            async with client.request(method, near.url + path, json={"model": "m"} if method == "POST" else None) as response:
+                assert response.status == 200
+                assert (await response.json())["node"] == "good"
+
+
+async def test_an_event_stream_that_breaks_ends_in_an_error_event(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        event = b'data: {"n": 1}\n\n'
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        writer.write(head + b"%x\r\n%s\r\n" % (len(event), event))
+
+    async with misbehaving("inference", half) as url:
+        near = await nodes.node("near", peers={"half": (url, ["inference"])})
+        async with client.post(f"{near.url}/v1/chat/completions", json={"model": "m", "stream": True}) as response:
+            events = [event async for event in sse.decode(response.content.iter_any())]
+    assert [event.name for event in events] == ["message", "error"]
+    assert json.loads(events[1].data)["error"]["code"] == "peer_lost"
+    assert "[DONE]" not in [event.data for event in events]
+
+
+async def test_another_body_that_breaks_is_cut_so_that_the_client_notices(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\nhalf")
+
+    async with misbehaving("tools", half) as url:
+        near = await nodes.node("near", peers={"half": (url, ["tools"])})
+        async with client.get(f"{near.url}/v1/tools/x") as response:
+            with pytest.raises(aiohttp.ClientError):
+                await response.read()
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_a_client_that_leaves_cancels_the_work_two_hops_away(nodes: Spine, client: aiohttp.ClientSession, streaming: bool) -> None:
+    begun, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def work(request: Request) -> Response:
+        await request.body()
+
+        async def answer() -> AsyncIterator[bytes]:
+            begun.set()
+            yield b"data: 1\n\n"
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+
+        if streaming:
+            return StreamingResponse(answer(), media_type="text/event-stream")
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        return Response()
+
+    far = await nodes.node("far", {"inference": service(Route("/v1/chat/completions", work, methods=["POST"]))})
+    middle = await nodes.node("middle", {"tools": service()}, peers={"far": (far.url, ["inference"])})
+    near = await nodes.node("near", peers={"middle": (middle.url, ["tools"])})
+    asking = asyncio.create_task(client.post(f"{near.url}/v1/chat/completions", json={"model": "m"}).__aenter__())
+    await asyncio.wait_for(begun.wait(), 5)
+    asking.cancel()
+    if streaming:
+        (await asyncio.gather(asking, return_exceptions=True))[0]
+    await client.close()
+    await asyncio.wait_for(cancelled.wait(), 5)
+
+
+async def test_what_no_peer_offers_directly_is_answered_through_one_that_reaches_it(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    far = await nodes.node("far", {"inference": service(Route("/v1/chat/completions", echo, methods=["POST"]))})
+    middle = await nodes.node("middle", {"tools": service()}, peers={"far": (far.url, ["inference"])})
+    near = await nodes.node("near", peers={"middle": (middle.url, ["tools"])})
+    async with client.post(f"{near.url}/v1/chat/completions", json={"model": "m"}) as response:
+        assert response.status == 200
+        assert response.headers["X-Astromesh-Node"] == "far"
+        assert (await response.json())["hops"] == [near.node_id, middle.node_id]
+
+
+async def test_a_key_is_answered_by_the_peer_that_has_it(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    def models(name: str, *keys: str) -> Any:
+        return service(Route("/v1/chat/completions", named(name), methods=["POST"]), keys=keys)
+
+    one = await nodes.node("one", {"inference": models("one", "small")})
+    two = await nodes.node("two", {"inference": models("two", "large")})
+    peers = {"one": (one.url, ["inference"]), "two": (two.url, ["inference"])}
+    near = await nodes.node("near", {"inference": models("near", "tiny")}, peers=peers)
+    for model, expected in (("small", "one"), ("large", "two"), ("tiny", "near"), ("unknown", "near")):
+        async with client.post(f"{near.url}/v1/chat/completions", json={"model": model}) as response:
+            assert (await response.json())["node"] == expected
+
+
+async def test_the_less_busy_of_two_peers_is_chosen(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    held = asyncio.Event()
+
+    async def slow(request: Request) -> Response:
+        await held.wait()
+        return JSONResponse({"node": "slow", "length": 0})
+
+    one = await nodes.node("one", {"tools": tools(slow)})
+    two = await nodes.node("two", {"tools": tools(named("two"))})
+    near = await nodes.node("near", peers={"one": (one.url, ["tools"]), "two": (two.url, ["tools"])})
+    near.peers.all()[1].state = "suspect"
+    waiting = [asyncio.create_task(client.post(f"{near.url}/v1/tools/x").__aenter__()) for _ in range(3)]
+    async with asyncio.timeout(5):
+        while len(near.peers.all()[0].in_flight) < 3:
+            await near.peers.probe(near.peers.all()[0])
+    near.peers.all()[1].state = "up"
+    for _ in range(5):
+        async with client.post(f"{near.url}/v1/tools/x") as response:
+            assert (await response.json())["node"] == "two"
+    held.set()
+    await asyncio.gather(*waiting)
+
+
+async def test_lists_are_gathered_with_the_nodes_that_have_each_row(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    def catalogue(*names: str) -> Any:
+        async def rows(request: Request) -> Response:
+            return JSONResponse({"providers": [{"name": name} for name in names]})
+
+        return service(Route("/v1/providers", rows))
+
+    one = await nodes.node("one", {"inference": catalogue("a", "b")})
+    two = await nodes.node("two", {"inference": catalogue("b")})
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        dead = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    peers = {"one": (one.url, ["inference"]), "two": (two.url, ["inference"]), "gone": (dead, ["inference"])}
+    near = await nodes.node("near", peers=peers)
+    async with client.get(f"{near.url}/v1/providers/") as response:
+        body = await response.json()
+        assert response.headers["X-Astromesh-Partial"] == "gone"
+    assert body["providers"] == [{"name": "a", "nodes": ["one"]}, {"name": "b", "nodes": ["one", "two"]}]
+
+
+async def test_a_silent_peer_loses_what_it_had_in_flight_and_is_passed_over(
+    nodes: Spine, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.peers.static.PROBE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("app.peers.static.PROBE_INTERVAL_S", 0.1)
+    monkeypatch.setattr("app.peers.static.LOST_AFTER_S", 0.4)
+
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # the kernel takes the connections, and nobody ever answers
+        near = await nodes.node("near", peers={"mute": (f"http://127.0.0.1:{mute.getsockname()[1]}", ["tools"])})
+        async with asyncio.timeout(5), client.post(f"{near.url}/v1/tools/x", data=b"{}") as response:
+            error = (await response.json())["error"]
+            assert (response.status, error["code"]) == (502, "peer_lost")
+        async with client.post(f"{near.url}/v1/tools/x", data=b"{}") as response:
+            assert (response.status, (await response.json())["error"]["code"]) == (503, "service_unavailable")
+
+
+async def test_an_answers_status_and_error_of_a_peer_are_passed_on(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    async def teapot(request: Request) -> Response:
+        return JSONResponse({"error": {"message": "short and stout"}}, 418, {"Set-Cookie": "a=1"})
+
+    far = await nodes.node("far", {"tools": service(Route("/v1/tools/x", teapot, methods=["POST"]))})
+    near = await nodes.node("near", peers={"far": (far.url, ["tools"])})
+    async with client.post(f"{near.url}/v1/tools/x") as response:
+        assert response.status == 418
+        assert response.headers["Set-Cookie"] == "a=1"
+        assert (await response.json())["error"]["message"] == "short and stout"
