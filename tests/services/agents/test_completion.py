@@ -1,0 +1,43 @@
+"""Model answers are put together from whole messages and from deltas, also from servers that are loose with the protocol."""
+
+from typing import Any
+
+import pytest
+
+from app.services.agents.completion import Draft, ToolCall
+
+
+def drafted(*deltas: dict[str, Any]) -> tuple[ToolCall, ...]:
+    draft = Draft("m")
+    for delta in deltas:
+        draft.add({"choices": [{"delta": {"tool_calls": [delta]}}]})
+    return draft.complete().tool_calls
+
+
+def test_calls_without_an_index_begin_with_an_id_or_a_name() -> None:
+    made = drafted(
+        {"id": "a", "function": {"name": "f", "arguments": "{"}},
+        {"function": {"arguments": "}"}},
+        {"id": "b", "function": {"name": "g", "arguments": "{}"}},
+    )
+    assert made == (ToolCall("a", "f", "{}"), ToolCall("b", "g", "{}"))
+
+
+def test_interleaved_calls_are_told_apart_by_their_index() -> None:
+    made = drafted(
+        {"index": 1, "id": "b", "function": {"name": "g", "arguments": "[1"}},
+        {"index": 0, "id": "a", "function": {"name": "f", "arguments": "[2"}},
+        {"index": 1, "function": {"arguments": "]"}},
+        {"index": 0, "function": {"arguments": "]"}},
+    )
+    assert made == (ToolCall("a", "f", "[2]"), ToolCall("b", "g", "[1]"))
+
+
+def test_arguments_that_come_as_an_object_become_text() -> None:
+    assert drafted({"id": "a", "function": {"name": "f", "arguments": {"x": 1}}})[0].arguments == '{"x": 1}'
+
+
+@pytest.mark.parametrize("ids", [("", ""), ("same", "same")])
+def test_every_call_has_an_id_of_its_own(ids: tuple[str, str]) -> None:
+    made = drafted(*({"index": index, "id": id_, "function": {"name": "f"}} for index, id_ in enumerate(ids)))
+    assert len({call.id for call in made} - {""}) == 2
