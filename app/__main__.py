@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from app import log
 from app.config import Configuration, load
-from app.errors import ConfigError
+from app.errors import ConfigError, NodeError
 from app.node import Node
 
 EX_CONFIG = 78
@@ -24,6 +24,9 @@ def main() -> int:
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return EX_CONFIG
+    except NodeError as error:  # a data directory, say, that cannot be used: the message has the remedy
+        logging.getLogger("app").critical("the node cannot start: %s", error.message)
+        return 1
     except asyncio.CancelledError:
         return 1
     except Exception:

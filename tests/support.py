@@ -58,7 +58,8 @@ async def mounted(service: Service) -> AsyncIterator[ASGIApp]:
 @asynccontextmanager
 async def serve(app: Any, **options: Any) -> AsyncIterator[str]:
     """Serve an ASGI app on a free port of loopback and yield its base URL."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, ws="none", **options))
     task = asyncio.create_task(server._serve(sockets=[listener]))
     try:
