@@ -36,9 +36,7 @@ LABEL org.opencontainers.image.title="Astromesh node" \
       org.opencontainers.image.version="${VERSION}"
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
-    PYTHONDONTWRITEBYTECODE=1 \
-    ASTROMESH_CONFIG_DIR=/app/config \
-    ASTROMESH_DATA_DIR=/data
+    PYTHONDONTWRITEBYTECODE=1
 COPY --from=packages /opt/venv /opt/venv
 COPY --from=code /image/ /
 WORKDIR /app

@@ -72,14 +72,19 @@ SUITES = (
         ),
     ),
     Suite("fast", 120, ((*PYTEST, "-m", "not compose and not image"),)),
-    Suite("image", 180, (("docker", "compose", "build", "gateway"),), missing_engine),
     Suite(
-        "fast-in-image",
+        "image",
         240,
         (
+            ("docker", "compose", "build", "gateway"),
             ("docker", "build", "-q", "-f", "tests/Dockerfile", "-t", "astromesh:test", "."),
-            ("docker", "run", "--rm", *LOCKED_DOWN, "astromesh:test"),
         ),
+        missing_engine,
+    ),
+    Suite(
+        "fast-in-image",
+        180,
+        (("docker", "run", "--rm", *LOCKED_DOWN, "astromesh:test"),),
         missing_engine,
         needs="image",
     ),
