@@ -21,14 +21,19 @@ async def silence(event: Event) -> None:
     """The listener of a run that nobody watches."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Voice:
-    """What the model says in one step, told as it comes."""
+    """What the model says in one step, told as it comes. Once ``begun``, somebody has heard of it."""
 
     step: int
     emit: Emit
+    begun: bool = False
 
     async def begin(self, model: str) -> None:
+        """Say who speaks; only the first time counts."""
+        if self.begun:
+            return
+        self.begun = True
         await self.emit(Event("step", {"step": self.step, "model": model}))
 
     async def say(self, text: str) -> None:

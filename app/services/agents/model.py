@@ -52,14 +52,12 @@ class Model:
     async def _ask(self, choice: ModelChoice, body: dict[str, Any], voice: Voice | None) -> Completion:
         if voice:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
-        told = False
         try:
             async with call(self._locate("inference", choice.name), "POST", _PATH, body=body) as reply:
                 await reply.raise_for_status()
-                told = voice is not None
                 return await (_follow(reply, choice.name, voice) if voice else _read(reply, choice.name))
         except NodeError as error:
-            if told or not (error.status in _TRY_NEXT or error.code == "model_not_found"):
+            if (voice and voice.begun) or not (error.status in _TRY_NEXT or error.code == "model_not_found"):
                 raise
             raise _Untold(error) from None
 
@@ -84,25 +82,26 @@ async def _read(reply: Reply, model: str) -> Completion:
 
 async def _follow(reply: Reply, model: str, voice: Voice) -> Completion:
     draft = Draft(model)
-    await voice.begin(model)
     async with aclosing(reply.chunks()) as chunks, aclosing(decode(chunks)) as events:
         async for event in events:
             if event.data == "[DONE]":
                 return draft.complete()
-            if text := draft.add(_chunk(event, model)):
+            text = _take(draft, event)
+            await voice.begin(draft.model)
+            if text:
                 await voice.say(text)
     raise PeerLost(f"The answer of model {model!r} broke off before its end; ask again.")
 
 
-def _chunk(event: Event, model: str) -> Mapping[str, Any]:
+def _take(draft: Draft, event: Event) -> str:
+    """Add an event of a stream to the draft; returns the text that it adds."""
     try:
-        chunk: Mapping[str, Any] = json.loads(event.data)
-        failed = event.name == "error" or "error" in chunk
+        chunk = json.loads(event.data)
+        if event.name != "error" and not chunk.get("error"):
+            return draft.add(chunk)
     except MALFORMED:
-        raise ProviderError(f"Model {model!r} sent {event.data[:100]!r}, which is no part of a chat completion.") from None
-    if failed:
-        raise AnsweredError(502, event.data.encode())
-    return chunk
+        raise ProviderError(f"Model {draft.model!r} sent {event.data[:100]!r}, which is no part of a chat completion.") from None
+    raise AnsweredError(502, event.data.encode())
 
 
 def _none_answered(failures: Sequence[tuple[str, NodeError]]) -> NodeError:

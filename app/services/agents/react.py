@@ -4,6 +4,7 @@ The rule: what the model is told is exactly what the steps show and what memory 
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,15 +58,14 @@ class Loop:
         return await self._conclude(messages), "max_iterations"
 
     async def _ask(self, messages: Sequence[Message], request: dict[str, Any]) -> Completion:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        began = time.perf_counter()
         voice = Voice(len(self.steps) + 1, self.emit) if self.streaming else None
         completion = await self.model.complete({**request, "messages": [*messages, *self.added]}, voice)
         self.usage.model = completion.model
         self.usage.add(completion.model, completion.tokens_in, completion.tokens_out)
         self.added.append(completion.message())
         step = {"step": len(self.steps) + 1, "model": completion.model, "content": completion.content, "tool_calls": []}
-        self.steps.append(step | {"duration_ms": round((loop.time() - began) * 1000, 3)})
+        self.steps.append(step | {"duration_ms": round((time.perf_counter() - began) * 1000, 3)})
         return completion
 
     async def _carry_out(self, calls: Sequence[ToolCall]) -> None:
@@ -75,7 +75,7 @@ class Loop:
             tasks = [group.create_task(self._call(call, slots)) for call in calls]
         for call, result in zip(calls, (task.result() for task in tasks), strict=True):
             self.added.append({"role": "tool", "tool_call_id": call.id, "name": call.name, "content": result.text})
-            self.steps[-1]["tool_calls"].append({**result.as_json(), "arguments": call.arguments})
+            self.steps[-1]["tool_calls"].append({**call_row(call), **result.as_json()})
 
     async def _call(self, call: ToolCall, slots: asyncio.Semaphore) -> ToolResult:
         async with slots:

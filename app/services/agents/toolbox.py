@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -53,13 +54,12 @@ class Toolbox:
         return tool is not None and tool.type == "client"
 
     async def carry_out(self, call: ToolCall) -> ToolResult:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        began = time.perf_counter()
         try:
             result = await self._carry_out(call)
         except (_ToolFailed, NodeError) as error:
             result = ToolResult(call, "error", str(error), None)
-        duration_ms = round((loop.time() - began) * 1000, 3)
+        duration_ms = round((time.perf_counter() - began) * 1000, 3)
         return replace(result, text=self._cut(result.text), duration_ms=duration_ms)
 
     async def _carry_out(self, call: ToolCall) -> ToolResult:

@@ -3,8 +3,13 @@
 from typing import Any
 
 import pytest
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
 
+from app.errors import ProviderError
+from app.services.agents.agent import ModelChoice
 from app.services.agents.completion import Draft, ToolCall
+from app.services.agents.model import Model
 
 
 def drafted(*deltas: dict[str, Any]) -> tuple[ToolCall, ...]:
@@ -41,3 +46,13 @@ def test_arguments_that_come_as_an_object_become_text() -> None:
 def test_every_call_has_an_id_of_its_own(ids: tuple[str, str]) -> None:
     made = drafted(*({"index": index, "id": id_, "function": {"name": "f"}} for index, id_ in enumerate(ids)))
     assert len({call.id for call in made} - {""}) == 2
+
+
+async def answers_nonsense(scope: Scope, receive: Receive, send: Send) -> None:
+    await JSONResponse({"choices": []})(scope, receive, send)
+
+
+async def test_an_answer_that_is_no_completion_is_a_provider_error() -> None:
+    model = Model(lambda service, key: answers_nonsense, [ModelChoice("m")], {})
+    with pytest.raises(ProviderError, match="'m' gave an answer that is no chat completion"):
+        await model.complete({"messages": []}, None)

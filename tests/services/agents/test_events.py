@@ -10,13 +10,12 @@ import pytest
 
 from app.call import call
 from app.context import background
-from app.errors import NodeError, ProviderError, ProviderUnavailable, StoreUnavailable
+from app.errors import AnsweredError, NodeError, ProviderError, ProviderUnavailable, StoreUnavailable
 from app.services.agents.events import Emit, Event, listen
 from app.sse import decode
-from tests.services.agents.world import Memory, ScriptedModel, Stuck, Tools, agent_file, agents, calls, events
+from tests.services.agents.world import CALCULATOR, Memory, ScriptedModel, Stuck, Tools, agent_file, agents, calls, events
 from tests.support import Neighbours
 
-CALCULATOR = {"name": "calculator", "type": "builtin"}
 SSE = [(b"accept", b"text/event-stream")]
 
 
@@ -90,11 +89,34 @@ async def test_once_words_were_told_no_other_model_is_asked(tmp_path: Path) -> N
     assert (told[-1][0], len(model.requests)) == ("error", 1)
 
 
-async def test_before_any_word_the_fallback_is_asked_in_a_stream_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("failure", [ProviderUnavailable("down"), {"content": "", "breaks_at_once": ProviderError("gone")}])
+async def test_before_any_word_the_fallback_is_asked_in_a_stream_too(tmp_path: Path, failure: Any) -> None:
     agent_file(tmp_path, model={"primary": {"model": "one"}, "fallback": {"model": "two"}})
-    async with agents(tmp_path, Neighbours(inference=ScriptedModel([ProviderUnavailable("down"), "Yes."]))) as app:
+    async with agents(tmp_path, Neighbours(inference=ScriptedModel([failure, "Yes."]))) as app:
         told = await events(app)
     assert told[0] == ("step", {"step": 1, "model": "two"})
+
+
+@pytest.mark.parametrize(
+    ("raw", "error", "said"),
+    [
+        ("{broken", ProviderError, "no part of a chat completion"),
+        ("[]", ProviderError, "no part of a chat completion"),
+        ('{"choices": [7]}', ProviderError, "no part of a chat completion"),
+        ('{"error": {"message": "The context is too long."}}', AnsweredError, "too long"),
+        ('{"choices": []}', None, "broke off before its end"),
+    ],
+)
+async def test_a_model_that_streams_something_else_is_an_error_and_no_answer(
+    tmp_path: Path, raw: str, error: type[NodeError] | None, said: str
+) -> None:
+    agent_file(tmp_path)
+    async with agents(tmp_path, Neighbours(inference=ScriptedModel([{"content": "", "raw": raw}]))) as app:
+        if error:
+            with pytest.raises(error, match=said):
+                await events(app)
+        else:
+            assert said in (await events(app))[-1][1]["error"]["message"]
 
 
 async def test_done_is_not_told_when_the_turn_cannot_be_stored(tmp_path: Path) -> None:

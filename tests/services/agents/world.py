@@ -23,6 +23,7 @@ from app.sse import EventStream, decode, encode, encode_error
 from tests.support import Neighbours, mounted, node_context
 
 Body = dict[str, Any]
+CALCULATOR = {"name": "calculator", "type": "builtin"}
 
 
 def calls(*wanted: tuple[str, Any]) -> Body:
@@ -59,6 +60,12 @@ class ScriptedModel:
 
     async def _chunks(self, model: str, message: Body) -> AsyncGenerator[bytes, None]:
         """The message in small pieces: words, and tool calls whose arguments come in two halves."""
+        if "raw" in message:
+            yield encode(message["raw"])
+            return
+        if error := message.get("breaks_at_once"):
+            yield encode_error(error)
+            return
         yield _chunk(model, {"role": "assistant", "content": ""})
         for word in (message.get("content") or "").split(" ") if message.get("content") else ():
             yield _chunk(model, {"content": word if word == message["content"].split(" ")[0] else f" {word}"})
@@ -140,6 +147,15 @@ class Memory:
         key = (request.path_params["agent"], request.path_params["session"])
         self.turns.setdefault(key, []).append((await request.json())["messages"])
         return JSONResponse({}, 201)
+
+
+def calculator(expression: str) -> int:
+    return {"17*23": 391, "2+2": 4}[expression]
+
+
+def told(request: Body) -> list[str]:
+    """The tool results that a model request shows."""
+    return [message["content"] for message in request["messages"] if message["role"] == "tool"]
 
 
 def agent_file(folder: Path, name: str = "tester", **spec: Any) -> Path:
