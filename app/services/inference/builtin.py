@@ -28,8 +28,8 @@ from app.services.inference.places import find_zones
 from app.services.inference.provider import Chunk, ProviderSpec
 
 OWNED_BY = "astromesh-builtin (rule-based, not a language model)"
-_READ = 4000  # characters of a message: what is asked stands there, and the patterns below stay quick
-_REMEMBERED = 200  # messages
+_READ = 2000  # characters of a message: what is asked stands there, and the patterns below stay quick
+_REMEMBERED = 100  # messages
 _CALLS = 16  # in one answer
 _NUMBER = r"\d+(?:\.\d+)?"
 _EXPRESSION = re.compile(rf"(?<![\w.])[-(]{{0,9}}{_NUMBER}(?: ?\){{0,9}} ?(?:\*\*|//|[-+*/%]) ?[-( ]{{0,9}}{_NUMBER})+\){{0,9}}")

@@ -37,7 +37,6 @@ def error(message: str, **more: Any) -> dict[str, Any]:
     return {"error": {"message": message, **more}}
 
 
-@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("status", "body", "expected", "told"),
     [
@@ -61,20 +60,23 @@ def error(message: str, **more: Any) -> dict[str, Any]:
     ],
 )
 async def test_an_upstream_failure_names_the_provider_and_is_never_a_500(
-    tmp_path: Path, stream: bool, status: int, body: Any, expected: type[NodeError], told: str
+    tmp_path: Path, status: int, body: Any, expected: type[NodeError], told: str
 ) -> None:
     server = openai_server().on(CHAT, replies(body, status, {"Retry-After": "7", "Location": "http://u:p@else.where/v1?k=1"}))
     async with serve(server) as url:
         write_providers(tmp_path, f"    up: {{type: openai_compat, endpoint: '{url}', api_key_env: UP_KEY}}")
         async with inference(tmp_path, environ=KEYED) as app:
-            with pytest.raises(expected, match=told) as caught:
-                await (events(app) if stream else chat(app))
-    assert caught.value.status == {AnsweredError: status}.get(expected, expected.status)
-    assert caught.value.status != 500
-    assert "'up'" in caught.value.message
-    assert "sk-secret" not in caught.value.message
-    assert "u:p" not in caught.value.message
-    assert caught.value.headers.get("Retry-After") == ("7" if status in (429, 503) else None)
+            with pytest.raises(expected, match=told) as whole:
+                await chat(app)
+            with pytest.raises(expected, match=told) as streamed:
+                await events(app)
+    for error in (whole.value, streamed.value):
+        assert error.status == (status if expected is AnsweredError else expected.status)
+        assert error.status != 500
+        assert "'up'" in error.message
+        assert "sk-secret" not in error.message
+        assert "u:p" not in error.message
+        assert error.headers.get("Retry-After") == ("7" if status in (429, 503) else None)
 
 
 async def test_a_refused_requests_details_are_kept(tmp_path: Path) -> None:
@@ -215,16 +217,19 @@ async def test_a_client_that_leaves_in_the_middle_of_a_stream_ends_the_upstream_
         await asyncio.wait_for(server.left.wait(), 5)
 
 
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("answer", [replies(error("busy"), 429), replies(b"", 503), replies(b"?"), replies(b"", 500)])
-async def test_a_fallback_answers_for_a_provider_that_fails(tmp_path: Path, stream: bool, answer: Any) -> None:
-    first = openai_server("m1").on(CHAT, answer)
-    second = openai_server("m2").on(CHAT, streams(delta("b", "stop"), DONE) if stream else replies(completion("b", "m2")))
+async def test_a_fallback_answers_for_a_provider_that_fails(tmp_path: Path) -> None:
+    first, second = openai_server("m1"), openai_server("m2").on(CHAT, replies(completion("b", "m2")))
     async with inference(tmp_path, {"fallbacks": ["missing", "m2"]}, first=first, second=second) as app:
-        await ask(app, "/v1/chat/completions", {**QUESTION, "model": "m2"}) if not stream else await events(app, "m2")
-        found = content_of(await events(app)) if stream else await chat(app)
-    assert found == "b"
-    assert second.asked_for("/v1/chat/completions")[-1].body["model"] == "m2"
+        await chat(app, "m2")
+        for answer in (replies(error("busy"), 429), replies(b"", 503), replies(b"?"), replies(b"", 500)):
+            first.on(CHAT, answer)
+            assert await chat(app) == "b"
+        second.on(CHAT, streams(delta("b", "stop"), DONE))
+        for answer in (replies(error("busy"), 429), streams(delta(role="assistant"), then="break")):
+            first.on(CHAT, answer)
+            assert content_of(await events(app)) == "b"
+    assert len(first.asked_for("/v1/chat/completions")) == 6
+    assert {seen.body["model"] for seen in second.asked_for("/v1/chat/completions")} == {"m2"}
 
 
 async def test_a_fallback_answers_when_the_first_content_does_not_come(tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+import base64
+import math
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.services.inference.features import DIMENSIONS, embed
+from tests.services.inference.fakes import ask, inference
+
+
+def likeness(first: str, second: str) -> float:
+    return sum(a * b for a, b in zip(embed(first), embed(second), strict=True))
+
+
+@given(st.text(), st.integers(min_value=1, max_value=512))
+def test_every_text_has_a_vector_of_length_one_or_zero(text: str, dimensions: int) -> None:
+    vector = embed(text, dimensions)
+    assert len(vector) == dimensions
+    assert math.isclose(math.hypot(*vector), 1) or not any(vector)
+
+
+def test_texts_that_share_words_are_nearer() -> None:
+    assert likeness("the cat sat on the mat", "a cat on a mat") > likeness("the cat sat on the mat", "quarterly revenue grew")
+    assert math.isclose(likeness("Same Text", "same text"), 1)
+
+
+def test_another_process_gives_the_same_vector() -> None:
+    code = "from app.services.inference.features import embed; print(sum(embed('grüße aus köln')[::3]))"
+    found = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True, text=True, check=True
+    )
+    assert float(found.stdout) == sum(embed("grüße aus köln")[::3])
+
+
+async def test_embeddings_are_answered_as_openai_does(tmp_path: Path) -> None:
+    async with inference(tmp_path) as app:
+        one = await ask(app, "/v1/embeddings", {"model": "builtin", "input": "two words"})
+        many = await ask(app, "/v1/embeddings", {"model": "default", "input": ["two words", "b"], "encoding_format": "base64"})
+        small = await ask(app, "/v1/embeddings", {"input": "two words", "dimensions": 8})
+    assert one["data"][0]["embedding"] == embed("two words")
+    assert one["usage"] == {"prompt_tokens": 2, "total_tokens": 2}
+    packed = struct.unpack(f"<{DIMENSIONS}f", base64.b64decode(many["data"][0]["embedding"]))
+    assert all(math.isclose(a, b, abs_tol=1e-6) for a, b in zip(packed, embed("two words"), strict=True))
+    assert [row["index"] for row in many["data"]] == [0, 1]
+    assert len(small["data"][0]["embedding"]) == 8
