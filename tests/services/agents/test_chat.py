@@ -192,3 +192,15 @@ async def test_a_chat_request_of_the_wrong_shape_is_refused(tmp_path: Path, more
     async with agents(tmp_path, Neighbours(inference=ScriptedModel([]), memory=Memory())) as app:
         with pytest.raises(error, match=said):
             await post(app, "/v1/chat/completions", {"model": MODEL, "messages": ASKED, **more})
+
+
+@pytest.mark.parametrize("own", ["max_tokens", "max_completion_tokens"])
+async def test_the_callers_token_limit_replaces_the_agents_under_either_name(tmp_path: Path, own: str) -> None:
+    agent_file(tmp_path, model={"primary": {"model": "m", "parameters": {own: 5, "temperature": 0.5}}})
+    model = ScriptedModel(["Yes."])
+    async with agents(tmp_path, Neighbours(inference=model)) as app:
+        await post(app, "/v1/chat/completions", {"model": MODEL, "messages": ASKED, "max_completion_tokens": 9})
+    assert {key: value for key, value in model.requests[0].items() if key not in {"model", "messages"}} == {
+        "max_completion_tokens": 9,
+        "temperature": 0.5,
+    }
