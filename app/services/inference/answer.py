@@ -14,7 +14,7 @@ from app.services.inference.provider import Chunk
 
 def tool_call(name: str, arguments: Mapping[str, Any], index: int | None = None) -> dict[str, Any]:
     """One tool call with a fresh id; ``index`` only where it is part of a stream."""
-    function = {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)}
+    function = {"name": name, "arguments": json.dumps(arguments)}
     call = {"id": "call_" + secrets.token_hex(12), "type": "function", "function": function}
     return call if index is None else {"index": index, **call}
 
@@ -45,7 +45,7 @@ class Answer:
 
     def _chunk(self, choices: list[Any], content: bool, **more: Any) -> Chunk:
         whole = {**self._head("chat.completion.chunk"), "choices": choices, **more}
-        return Chunk(json.dumps(whole, ensure_ascii=False, separators=(",", ":")), content)
+        return Chunk(json.dumps(whole, separators=(",", ":")), content)
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}

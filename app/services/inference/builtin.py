@@ -59,7 +59,7 @@ _SMALL = re.compile(
     "a|about|am|an|and|any|are|at|be|by|can|could|did|do|does|for|from|get|give|has|have|how|i|in|is|it|its|me|my|of|on|or|please|s|say|so|"
     "tell|that|the|then|there|this|to|use|using|was|we|were|what|what's|when|where|which|who|why|will|with|would|you|your"
 )
-_VALUES = ("result", "answer", "value", "output", "text", "content", "iso", "iso8601", "datetime", "local_time", "time")
+_VALUES = ("result", "answer", "value", "output", "text", "content", "readable", "iso", "datetime", "time")
 _DEFAULTS: Mapping[str, Any] = {"string": "", "number": 0, "integer": 0, "boolean": True, "array": [], "object": {}}
 _ABOUT = (
     "I am the built-in answerer of this node: a set of rules, not a language model. I pass arithmetic, questions for the time and what "

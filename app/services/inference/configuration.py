@@ -19,7 +19,7 @@ class Configuration:
     answer_timeout_s: float = 600.0
     health_check_interval_s: float = 30.0
     fallbacks: tuple[str, ...] = ()
-    agent_files: bool = False
+    agent_files: bool = False  # set by the node, not by a profile
 
 
 def configure(section: Mapping[str, Any]) -> Configuration:

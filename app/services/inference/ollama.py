@@ -83,9 +83,9 @@ class Ollama:
         found = await self._upstream.post_json(self._root + "/api/embed", body)
         try:
             vectors = [[float(number) for number in vector] for vector in found["embeddings"]]
-        except (KeyError, TypeError, ValueError):
+            return embeddings(str(request["model"]), vectors, _count(found, "prompt_eval_count"), request.get("encoding_format"))
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise self._upstream.error("answered without any `embeddings`") from None
-        return embeddings(str(request["model"]), vectors, _count(found, "prompt_eval_count"), request.get("encoding_format"))
 
     def _message(self, found: Any) -> Mapping[str, Any]:
         if isinstance(found, dict) and isinstance(found.get("error"), str):
@@ -155,8 +155,9 @@ def _images(content: Any) -> list[str]:
 
 
 def _calls(message: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    functions = [call.get("function") or {} for call in message.get("tool_calls") or [] if isinstance(call, Mapping)]
-    return [(str(function.get("name", "")), function.get("arguments") or {}) for function in functions]
+    found = message.get("tool_calls")
+    functions = [call.get("function") for call in found if isinstance(call, Mapping)] if isinstance(found, list) else []
+    return [(str(each.get("name", "")), each.get("arguments") or {}) for each in functions if isinstance(each, Mapping)]
 
 
 def _finish_reason(found: Mapping[str, Any], called: bool) -> str:

@@ -82,7 +82,7 @@ class OpenAICompat:
                 if event.name == "error" or not isinstance(found, dict) or "choices" not in found:
                     raise self._broken(found, "sent something that is no chunk in its stream")
                 ended = ended or finished(found)
-                data = event.data if found.get("model") else json.dumps({**found, "model": request["model"]}, ensure_ascii=False)
+                data = event.data if found.get("model") else json.dumps({**found, "model": request["model"]})
                 yield Chunk(data, has_content(found))
         if not ended:
             raise self._upstream.error("ended its stream before its answer was complete")

@@ -1,10 +1,11 @@
 """HTTP in, HTTP out for chat completions, embeddings, models and providers."""
 
+import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Protocol
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from app.body import read_json, validator
@@ -22,6 +23,11 @@ class Completions(Protocol):
     def providers(self) -> list[dict[str, Any]]: ...
 
 
+def _json(value: Any) -> Response:
+    """JSON in ASCII: answers may hold half of a surrogate pair (a model cut an emoji in two), which UTF-8 cannot carry."""
+    return Response(json.dumps(value, separators=(",", ":")), media_type="application/json")
+
+
 def make_routes(service: Completions, schemas: Mapping[str, Any]) -> Sequence[BaseRoute]:
     chat, embedding = validator(schemas["chat_completion"]), validator(schemas["embeddings"])
 
@@ -29,13 +35,13 @@ def make_routes(service: Completions, schemas: Mapping[str, Any]) -> Sequence[Ba
         body = await read_json(request, chat)
         if body.get("stream"):
             return EventStream(service.stream(body))
-        return JSONResponse(await service.complete(body))
+        return _json(await service.complete(body))
 
     async def embed(request: Request) -> Response:
-        return JSONResponse(await service.embed(await read_json(request, embedding)))
+        return _json(await service.embed(await read_json(request, embedding)))
 
     async def models(request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": service.models()})
+        return _json({"object": "list", "data": service.models()})
 
     async def model(request: Request) -> Response:
         wanted = request.path_params["model"]
@@ -44,10 +50,10 @@ def make_routes(service: Completions, schemas: Mapping[str, Any]) -> Sequence[Ba
         if found is None:
             known = ", ".join(row["id"] for row in rows) or "none"
             raise ModelNotFound(f"There is no model {wanted!r}; there is: {known}.", param="model")
-        return JSONResponse(found)
+        return _json(found)
 
     async def providers(request: Request) -> Response:
-        return JSONResponse({"providers": service.providers()})
+        return _json({"providers": service.providers()})
 
     return [
         Route("/v1/chat/completions", complete, methods=["POST"]),

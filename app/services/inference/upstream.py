@@ -63,8 +63,7 @@ class Upstream:
         try:
             return json.loads(raw)
         except (ValueError, RecursionError):
-            shown = raw[:120] if isinstance(raw, str) else raw[:120].decode("utf-8", "replace")
-            raise self.error(f"answered what is not JSON ({shown!r}); check that its endpoint is a model server") from None
+            raise self.error("sent what is not JSON; check that its endpoint is a model server") from None
 
     def error(self, what: str) -> ProviderError:
         return ProviderError(self._told(what))
@@ -87,13 +86,13 @@ class Upstream:
             raise self.error(f"broke off its answer ({type(error).__name__})") from error
 
     def _told(self, what: str) -> str:
-        text = f"Provider {self._spec.name!r} {what}."
+        text = f"Provider {self._spec.name!r} {what}.".encode("utf-8", "replace").decode()
         return text.replace(self._spec.key, "***") if self._spec.key else text
 
     def _refusal(self, response: aiohttp.ClientResponse, body: bytes) -> NodeError:
         status, said = response.status, error_message(body)
         wait = response.headers.get("Retry-After")
-        headers = {"Retry-After": wait} if wait else None
+        headers = {"Retry-After": wait} if wait and wait.isascii() else None
         shown = f": {said[:300]}" if said else ""
         if status == 429:
             return ProviderRateLimited(self._told(f"limits the rate of requests{shown}; try again later"), headers=headers)

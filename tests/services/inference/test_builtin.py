@@ -258,6 +258,17 @@ async def test_max_tokens_cuts_the_answer(tmp_path: Path) -> None:
     assert found["usage"]["completion_tokens"] == 3
 
 
+async def test_half_of_a_surrogate_pair_is_repeated(tmp_path: Path) -> None:
+    async with inference(tmp_path) as app:
+        for stream in (False, True):
+            messages = [user("poem \ud83d")]
+            if stream:
+                assert "poem \ud83d" in content_of(await events(app, "builtin", messages=messages))
+            else:
+                found = await ask(app, "/v1/chat/completions", {"model": "builtin", "messages": messages})
+                assert "poem \ud83d" in found["choices"][0]["message"]["content"]
+
+
 async def test_it_says_that_it_is_no_language_model(tmp_path: Path) -> None:
     async with inference(tmp_path) as app:
         (row,) = (await ask(app, "/v1/models"))["data"]

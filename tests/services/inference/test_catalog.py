@@ -175,6 +175,8 @@ async def test_an_address_is_shown_without_its_password(tmp_path: Path) -> None:
         ({"model": "x", "messages": [{"role": "king", "content": "a"}]}, "$.messages[0].role"),
         ({"model": "x", "messages": [{"role": "user", "content": 7}]}, "$.messages[0].content"),
         ({"model": "x", "messages": [{"role": "user", "content": "a"}], "tools": [7]}, "$.tools[0]"),
+        ({"messages": [{"role": "user", "content": "a"}], "tool_choice": {"function": 7}}, "$.tool_choice.function"),
+        ({"messages": [{"role": "user", "content": "a"}], "response_format": "json"}, "$.response_format"),
         ({"model": 7, "messages": [{"role": "user", "content": "a"}]}, "$.model"),
     ],
 )

@@ -111,6 +111,23 @@ async def test_an_error_before_any_content_is_a_status(tmp_path: Path) -> None:
             await events(app, "llama3")
 
 
+@pytest.mark.parametrize("calls", [7, [7], [{"function": "calc"}], [{}], "calc"])
+async def test_tool_calls_of_no_known_shape_are_no_calls(tmp_path: Path, calls: object) -> None:
+    server = ollama_server().on(CHAT, replies({**END, "message": {"role": "assistant", "content": "hi", "tool_calls": calls}}))
+    async with attached(tmp_path, server) as app:
+        assert await chat(app, "llama3") == "hi"
+
+
+@pytest.mark.parametrize("body", [[], {"message": 7}, {"embeddings": 7}, {"embeddings": [["x"]]}, {"error": {}}])
+async def test_answers_of_no_known_shape_are_502(tmp_path: Path, body: object) -> None:
+    server = ollama_server().on(CHAT, replies(body)).on("POST /api/embed", replies(body))
+    async with attached(tmp_path, server) as app:
+        for asked in (chat(app, "llama3"), events(app, "llama3"), ask(app, "/v1/embeddings", {"model": "llama3", "input": "x"})):
+            with pytest.raises(ProviderError, match="'ollama'") as caught:
+                await asked
+            assert caught.value.status == 502
+
+
 async def test_ollamas_refusals_are_the_callers(tmp_path: Path) -> None:
     server = ollama_server().on(CHAT, replies({"error": "llama3 does not support tools"}, 400))
     async with attached(tmp_path, server) as app:

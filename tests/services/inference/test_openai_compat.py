@@ -98,6 +98,14 @@ async def test_the_configured_key_goes_along_and_nothing_of_the_client(tmp_path:
     assert not [name for name in headers if name.startswith("x-") or name == "cookie"]
 
 
+async def test_half_of_a_surrogate_pair_passes_through(tmp_path: Path) -> None:
+    server = openai_server().on(CHAT, replies(completion("half \ud83d")))
+    async with inference(tmp_path, up=server) as app:
+        assert await chat(app) == "half \ud83d"
+        server.on(CHAT, streams(delta("half \ud83d", "stop")))
+        assert content_of(await events(app)) == "half \ud83d"
+
+
 async def test_embeddings_pass_through(tmp_path: Path) -> None:
     answer = {"object": "list", "model": "m1", "data": [{"object": "embedding", "index": 0, "embedding": "AACAPw=="}], "usage": {}}
     server = openai_server().on("POST /v1/embeddings", replies(answer))
