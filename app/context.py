@@ -1,8 +1,8 @@
 """What one request carries through the node and across hops: ids, trace, deadline, principal, hops. Read by whoever serves it."""
 
 import asyncio
+import random
 import re
-import secrets
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -37,15 +37,19 @@ CURRENT: ContextVar[RequestContext] = ContextVar("astromesh_request")
 
 
 def new_request_id() -> str:
-    return "req_" + secrets.token_hex(12)
+    return f"req_{random.getrandbits(96):024x}"
 
 
 def continue_trace(traceparent: str | None) -> str:
     """The traceparent to send on: the caller's trace with a span id of our own (W3C Trace Context §3.2), or a new trace."""
     match = _TRACEPARENT.match(traceparent or "")
     if match is None:
-        return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
-    return f"00-{match[1]}-{secrets.token_hex(8)}-{match[3]}"
+        return f"00-{random.getrandbits(127) + 1:032x}-{_span_id()}-01"
+    return f"00-{match[1]}-{_span_id()}-{match[3]}"
+
+
+def _span_id() -> str:
+    return f"{random.getrandbits(63) + 1:016x}"  # unique, not secret: no system call for it
 
 
 def background(deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> RequestContext:

@@ -6,6 +6,7 @@ then one that has the service, then one that reaches it. What belongs to a sessi
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 
 from starlette.exceptions import HTTPException
 from starlette.routing import Router
@@ -122,32 +123,30 @@ class Placement:
         return self._elsewhere("memory", None, lambda peer: peer.store_id == store)
 
     def _holders(self, service: str, key: str | None) -> list[Peer]:
-        return [peer for peer in self._candidates(lambda peer: peer.offers(service) and bool(peer.facts)) if peer.has(service, key)]
-
-    def _candidates(self, wanted: Callable[[Peer], bool]) -> list[Peer]:
         passed = current().hops
-        return [peer for peer in self.peers.all() if wanted(peer) and not (peer.node_id and peer.node_id in passed)]
+        offering = [peer for peer in self.peers.all() if peer.facts and peer.offers(service) and peer.node_id not in passed]
+        return [peer for peer in offering if peer.has(service, key)]
 
     def _elsewhere(self, service: str, key: str | None, among: Callable[[Peer], bool] = lambda peer: True) -> ASGIApp:
         async def relay(scope: Scope, receive: Receive, send: Send) -> None:
-            peers = [peer for peer in self._in_order(service, key) if among(peer)]
-            if not peers:
+            peers = (peer for peer in self._in_order(service, key) if among(peer))
+            first = next(peers, None)
+            if first is None:
                 raise unavailable(service, current(), self._absent(service))
-            await self._forwarder.relay(service, peers, (scope, receive, send))
+            await self._forwarder.relay(service, chain((first,), peers), (scope, receive, send))
 
         return relay
 
     def _in_order(self, service: str, key: str | None) -> Iterator[Peer]:
-        session = current().session
-        direct = self._candidates(lambda peer: peer.offers(service))
-        beyond = [peer for peer in self._candidates(lambda peer: peer.reaches(service)) if peer not in direct]
-        holders = [peer for peer in direct if peer.has(service, key)]
-        others = [peer for peer in direct if peer not in holders]
-        groups = [holders or others, beyond]  # where some have the key, one that has not would only answer 404
-        for group in groups:
-            yield from _by_store(session, [peer for peer in group if peer.usable])
-        for group in groups:
-            yield from [peer for peer in group if peer.state == "suspect"]
+        context = current()
+        known = [peer for peer in self.peers.all() if not (peer.node_id and peer.node_id in context.hops)]
+        direct = [peer for peer in known if peer.offers(service)]
+        # Where some have the key, one that has not would only answer 404.
+        direct = [peer for peer in direct if peer.has(service, key)] or direct
+        yield from _by_store(context.session, [peer for peer in direct if peer.usable])
+        beyond = [peer for peer in known if peer.reaches(service) and peer not in direct]
+        yield from _by_store(context.session, [peer for peer in beyond if peer.usable])
+        yield from [peer for peer in (*direct, *beyond) if peer.state == "suspect"]
 
     def _absent(self, service: str) -> list[str]:
         return [f"{peer.name}: {peer.reason or peer.state}" for peer in self.peers.all() if service in peer.services]
@@ -155,6 +154,9 @@ class Placement:
 
 def _by_store(session: str | None, peers: list[Peer]) -> Iterator[Peer]:
     """Peers in the order to try: those with the session's store first, and among equals the less busy of two random ones each time."""
+    if len(peers) < 2:
+        yield from peers
+        return
     ranks = {store: rank for rank, store in enumerate(rank_stores(session, {peer.store_id for peer in peers}))} if session else {}
     left = list(peers)
     while left:

@@ -4,6 +4,7 @@ The pool keeps an idle connection for 30 s, less than any node's server does (75
 """
 
 from collections.abc import AsyncIterator, Sequence
+from functools import lru_cache
 from types import TracebackType
 from typing import Self
 
@@ -29,7 +30,7 @@ class BrokenError(Exception):
 
 
 class Answer:
-    """A peer's answer: ``status``, raw ``headers``, and ``chunks`` of its body as they arrive, undecoded."""
+    """A peer's answer: ``status``, raw ``headers``, and the body chunk by chunk as it arrives, undecoded."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
@@ -39,16 +40,21 @@ class Answer:
     def header(self, name: bytes) -> bytes | None:
         return next((value for key, value in self.headers if key.lower() == name), None)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Raises BrokenError when the body ends before its end."""
+    async def next_chunk(self) -> tuple[bytes, bool]:
+        """What has arrived of the body, and whether more may follow. Raises BrokenError when it ends before its end."""
+        content = self._response.content
         try:
-            async for chunk in self._response.content.iter_any():
-                yield chunk
+            chunk = await content.readany()
         except (aiohttp.ClientError, OSError) as error:
             raise BrokenError(reason(error)) from error
+        return chunk, bool(chunk) and not content.at_eof()
 
     async def read(self) -> bytes:
-        return b"".join([chunk async for chunk in self.chunks()])
+        whole, more = b"", True
+        while more:
+            chunk, more = await self.next_chunk()
+            whole += chunk
+        return whole
 
     def close(self) -> None:
         """Give the connection back if the answer was read to its end, else close it, which cancels the work at the peer."""
@@ -85,7 +91,7 @@ class Upstream:
         sent: CIMultiDict[str] = CIMultiDict((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers)
         try:
             response = await self._session.request(
-                method, URL(url, encoded=True), headers=sent, data=body, allow_redirects=False, expect100=expect_continue
+                method, _parsed(url), headers=sent, data=body, allow_redirects=False, expect100=expect_continue
             )
         except aiohttp.ConnectionTimeoutError as error:
             raise NotSentError(f"no connection within {CONNECT_TIMEOUT_S:g} s", silent=True) from error
@@ -94,6 +100,11 @@ class Upstream:
         except (aiohttp.ClientError, OSError) as error:
             raise BrokenError(reason(error)) from error
         return Answer(response)
+
+
+@lru_cache(1024)
+def _parsed(url: str) -> URL:
+    return URL(url, encoded=True)
 
 
 def reason(error: BaseException) -> str:

@@ -11,6 +11,7 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 from starlette.routing import Router
 from starlette.types import ASGIApp
+from uvicorn.server import ServerState
 
 from app.errors import ServiceUnavailable
 from app.services.contract import NodeContext, Service
@@ -57,13 +58,22 @@ async def mounted(service: Service) -> AsyncIterator[ASGIApp]:
 
 @asynccontextmanager
 async def serve(app: Any, **options: Any) -> AsyncIterator[str]:
-    """Serve an ASGI app on a free port of loopback and yield its base URL."""
+    """Serve an ASGI app on a free port of loopback and yield its base URL; what is still open at the end is cut."""
+    config = uvicorn.Config(app, lifespan="off", log_config=None, ws="none", **options)
+    config.load()
+    state = ServerState()
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, ws="none", **options))
-    task = asyncio.create_task(server._serve(sockets=[listener]))
+    server = await asyncio.get_running_loop().create_server(
+        lambda: config.http_protocol_class(config=config, server_state=state, app_state={}),  # type: ignore[call-arg]
+        sock=listener,
+    )
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
-        server.should_exit = server.force_exit = True
-        await task
+        server.close()
+        for connection in list(state.connections):
+            connection.transport.abort()
+        for task in list(state.tasks):
+            task.cancel()
+        await asyncio.gather(*state.tasks, return_exceptions=True)

@@ -1,6 +1,7 @@
 """The main job, end to end: a gateway, a worker and an inference node as real processes, asked by real clients."""
 
 import json
+import re
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -59,9 +60,7 @@ async def test_a_question_to_the_gateway_is_answered_by_the_workers_agent_with_t
     response, told = await chain.run(QUESTION)
     assert response.status == 200, told
     assert response.headers["X-Astromesh-Node"] == "worker"
-    answer = str(told["answer"])
-    assert "391" in answer
-    assert "+09:00" in answer
+    assert re.search(r"391.* in Asia/Tokyo it is .*\d\d:\d\d", str(told["answer"]), re.IGNORECASE)
     calls = [call["name"] for step in told["steps"] for call in step["tool_calls"]]  # type: ignore[attr-defined]
     assert sorted(calls) == ["calculator", "datetime_now"]
 

@@ -13,7 +13,7 @@ from app.context import CURRENT, RequestContext
 from app.edge.auth import Auth
 from app.edge.exchange import Exchange, too_large
 from app.edge.head import Head, read_head, request_id_of
-from app.errors import DeadlineExceeded, NodeError, NotBegun
+from app.errors import DeadlineExceeded, NodeError, NotBegun, RequestTimeout
 
 log = logging.getLogger("app.edge")
 access_log = logging.getLogger("app.access")
@@ -42,6 +42,7 @@ class Edge:
         self._duration = Histogram(
             "astromesh_http_request_duration_seconds", "From the request's head to the answer's end.", ["path"], registry=registry
         )
+        self._children: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
         gauge = Gauge("astromesh_http_requests_in_flight", "Requests that are being answered.", registry=registry)
         gauge.set_function(lambda: len(self._exchanges))
 
@@ -58,10 +59,19 @@ class Edge:
         for exchange in list(self._exchanges):
             exchange.end("drain")
 
+    async def run(self) -> None:
+        """End requests whose bodies stand still, until cancelled. One look at all of them now and then costs less than a timer for each."""
+        limit_s = self._api.body_idle_timeout_s
+        while True:
+            await asyncio.sleep(min(1.0, limit_s / 4))
+            oldest = time.perf_counter() - limit_s
+            for exchange in [each for each in self._exchanges if 0 < each.waiting_since < oldest]:
+                exchange.end("body_idle")
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = request_id_of(scope)
         headers = [(b"x-request-id", request_id.encode()), self._node_header]
-        exchange = Exchange(receive, send, headers, (self._api.max_body_bytes, self._api.body_idle_timeout_s))
+        exchange = Exchange(receive, send, headers, self._api.max_body_bytes)
         exchange.closing = self.draining
         self._exchanges.add(exchange)
         self._idle.clear()
@@ -112,6 +122,9 @@ class Edge:
             return
         if exchange.ended_by == "drain":
             raise DeadlineExceeded("The node shut down before this answer was finished; ask again.") from error
+        if exchange.ended_by == "body_idle":
+            exchange.closing = True
+            raise RequestTimeout(f"The body stood still for {self._api.body_idle_timeout_s:g} s; send it without pauses.") from error
         if not exchange.expired:
             log.error("a request timed out inside the node", exc_info=error)
             raise NodeError(f"Something inside the node timed out; its log has the reason under {context.request_id}.") from error
@@ -122,10 +135,17 @@ class Edge:
         status = "499" if exchange.ended_by == "client_gone" else str(exchange.status)
         seconds = time.perf_counter() - exchange.started_at
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        self._requests.labels(method, path, status).inc()
-        self._duration.labels(path).observe(seconds)
+        self._count(method, path, status, seconds)
         if access_log.isEnabledFor(logging.INFO):
             access_log.info("%s %s %s %.1f ms", scope["method"], scope["path"], status, seconds * 1000, extra={"request_id": request_id})
+
+    def _count(self, method: str, path: str, status: str, seconds: float) -> None:
+        key = (method, path, status)
+        found = self._children.get(key)
+        if found is None:
+            found = self._children[key] = (self._requests.labels(*key), self._duration.labels(path))
+        found[0].inc()
+        found[1].observe(seconds)
 
 
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))

@@ -8,10 +8,10 @@ from typing import Literal
 
 from starlette.types import Message, Receive, Send
 
-from app.errors import BodyTooLarge, NodeError, RequestTimeout
+from app.errors import BodyTooLarge, NodeError
 from app.sse import encode_error
 
-Ending = Literal["client_gone", "drain"]
+Ending = Literal["client_gone", "body_idle", "drain"]
 
 
 class Exchange:
@@ -20,15 +20,10 @@ class Exchange:
     ``end`` stops the handler from outside, through the one asyncio.Timeout that also keeps the deadline, and says why.
     """
 
-    __slots__ = (
-        "_answer_headers", "_at_boundary", "_body_done", "_body_limit", "_body_timeout_s", "_empty_body_due", "_finished", "_receive",
-        "_received", "_scope_timeout", "_send", "_sse", "_watcher", "closing", "ended_by", "expired", "started_at", "status",
-    )  # fmt: skip
-
-    def __init__(self, receive: Receive, send: Send, answer_headers: list[tuple[bytes, bytes]], limits: tuple[int, float]) -> None:
+    def __init__(self, receive: Receive, send: Send, answer_headers: list[tuple[bytes, bytes]], body_limit: int) -> None:
         self._receive, self._send = receive, send
         self._answer_headers = answer_headers
-        self._body_limit, self._body_timeout_s = limits
+        self._body_limit = body_limit
         self._scope_timeout: asyncio.Timeout | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._received = 0
@@ -38,6 +33,7 @@ class Exchange:
         self.status = 0
         self.ended_by: Ending | None = None
         self.started_at = time.perf_counter()
+        self.waiting_since = 0.0  # when the handler began to wait for more of the body; 0: it does not
 
     # The handler's side
 
@@ -47,12 +43,9 @@ class Exchange:
                 self._empty_body_due = False
                 return {"type": "http.request", "body": b"", "more_body": False}
             await asyncio.Event().wait()  # the watcher ends the handler when the client leaves
-        try:
-            async with asyncio.timeout(self._body_timeout_s):
-                message = await self._receive()
-        except TimeoutError:
-            self.closing = True
-            raise RequestTimeout(f"The body stood still for {self._body_timeout_s:g} s; send it without pauses.") from None
+        self.waiting_since = time.perf_counter()
+        message = await self._receive()
+        self.waiting_since = 0.0
         if message["type"] == "http.disconnect":
             self.end("client_gone")
             return message

@@ -85,12 +85,12 @@ def _number(headers: dict[bytes, bytes], name: bytes, default: float) -> float:
     if value is None:
         return default
     if not value.isdigit() or len(value) > 12:
-        raise BadRequest(f"The header {name.decode()} is {value[:40]!r}; it is a whole number.")
+        raise BadRequest(f"The header {name.decode()} is {value[:40].decode('latin-1')!r}; it is a whole number.")
     return float(value)
 
 
 def _hops(value: bytes) -> tuple[str, ...]:
     ids = [part.strip() for part in value.decode("latin-1").split(",") if part.strip()]
     if len(ids) > 8 or not all(_NODE_ID.fullmatch(each) for each in ids):
-        raise BadRequest(f"The header X-Astromesh-Forwarded is {value[:80]!r}; it lists up to 8 node ids.")
+        raise BadRequest(f"The header X-Astromesh-Forwarded is {value[:80].decode('latin-1')!r}; it lists up to 8 node ids.")
     return tuple(ids)
