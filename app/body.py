@@ -1,4 +1,4 @@
-"""Read and check JSON request bodies; the same schemas describe the routes."""
+"""JSON bodies: read and check those that come in, by the schemas that describe the routes; write those that go out."""
 
 import json
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.protocols import Validator
 from starlette.requests import Request
+from starlette.responses import JSONResponse
 
 from app.errors import InvalidBody, InvalidJSON, UnsupportedMediaType
 
@@ -40,6 +41,13 @@ def parse_json(raw: bytes) -> Any:
         raise InvalidJSON("The body is nested too deeply; send flatter JSON.") from None
     except ValueError as error:
         raise InvalidJSON(f"The body is not JSON: {error}; send a JSON document.") from None
+
+
+class JSONAnswer(JSONResponse):
+    """A JSON response in UTF-8. Half of a surrogate pair (a model cut an emoji in two) goes out as JSON's own escape for it."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
 
 
 async def read_json(request: Request, schema: Validator) -> Any:

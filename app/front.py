@@ -11,11 +11,10 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import paths
-from app.body import parse_json, require_json
+from app.body import JSONAnswer, parse_json, require_json
 from app.context import CURRENT, current
 from app.errors import InvalidBody, MethodNotAllowed, ModelNotFound, NotFound
 from app.gather import LISTINGS, Gatherer
@@ -53,14 +52,14 @@ class Front:
             raise MethodNotAllowed(f"{scope['method']} is not for {path}; it takes {allowed}.", headers={"Allow": allowed})
         raise NotFound(f"There is nothing at {scope['path'][:200]}; GET /v1/system/status tells what this node serves.")
 
-    async def _listed(self, path: str) -> JSONResponse:
+    async def _listed(self, path: str) -> JSONAnswer:
         if path in LISTINGS:
             return await self._gatherer.answer(LISTINGS[path])
         wanted = unquote(path.removeprefix("/v1/models/"))
         rows, _ = await self._gatherer.rows(LISTINGS["/v1/models"])
         for row in rows:
             if row["id"] == wanted:
-                return JSONResponse(row)
+                return JSONAnswer(row)
         raise ModelNotFound(f"There is no model {wanted!r}; there is {', '.join(str(row['id']) for row in rows) or 'none'}.", param="model")
 
     async def _by_model(self, scope: Scope, receive: Receive, send: Send) -> None:

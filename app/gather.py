@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.responses import JSONResponse
-
+from app.body import JSONAnswer
 from app.call import call
 from app.context import current
 from app.errors import NodeError, ServiceUnavailable
@@ -46,7 +45,7 @@ class Gatherer:
     def __init__(self, node_name: str, placement: Placement, upstream: Upstream, forwarder: Forwarder) -> None:
         self._node_name, self._placement, self._upstream, self._forwarder = node_name, placement, upstream, forwarder
 
-    async def answer(self, listing: Listing) -> JSONResponse:
+    async def answer(self, listing: Listing) -> JSONAnswer:
         """The gathered list as a response; peers that did not answer are named in ``X-Astromesh-Partial``. Raises ServiceUnavailable
         when nobody who has such rows can be asked."""
         rows, missing = await self.rows(listing)
@@ -55,7 +54,7 @@ class Gatherer:
             body = {"object": "list", **body}
         else:
             body["count"] = len(rows)
-        return JSONResponse(body, headers={"X-Astromesh-Partial": ", ".join(missing)} if missing else None)
+        return JSONAnswer(body, headers={"X-Astromesh-Partial": ", ".join(missing)} if missing else None)
 
     async def rows(self, listing: Listing) -> tuple[list[Row], list[str]]:
         """(rows, names of peers that are missing), rows in the order of here, then peers, each with the ``nodes`` that have it."""

@@ -108,7 +108,6 @@ class Edge:
             exchange.closing = True
             raise HeaderTooLarge(f"The request head is {head.size} bytes, over the {self._api.max_header_bytes} that this node takes.")
         if head.content_length is not None and head.content_length > self._api.max_body_bytes:
-            exchange.closing = True
             raise too_large(self._api.max_body_bytes)
         if scope["path"].rstrip("/") in _SERVED_WHILE_DRAINING:
             return

@@ -51,7 +51,6 @@ class Exchange:
             return message
         self._received += len(message.get("body", b""))
         if self._received > self._body_limit:
-            self.closing = True
             raise too_large(self._body_limit)
         if not message.get("more_body", False):
             self._watch_client()

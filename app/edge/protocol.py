@@ -10,9 +10,15 @@ from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+_LONGEST_URL = 65_535
+"""What httptools can parse; beyond it, it says "invalid"."""
+
 
 class LimitedProtocol(HttpToolsProtocol):
-    """``limited`` makes the subclass that uvicorn instantiates for each connection."""
+    """``limited`` makes the subclass that uvicorn instantiates for each connection.
+
+    The client owes the rest of a head that it began, and of a body whose answer is out already; ``head_timeout_s`` is the time for either.
+    """
 
     max_head_bytes: ClassVar[int] = 64 * 1024
     head_timeout_s: ClassVar[float] = 10.0
@@ -20,19 +26,19 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._in_head = True
+        self._in_head, self._in_body, self._spoken = True, False, False
         self._head_bytes = 0
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._due: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
         if len(self.connections) > self.max_connections:
             self._refuse(503, "too_many_connections", f"This node has {self.max_connections} connections open already; try again later.")
             return
-        self._arm_head_timer()
+        self._watch_debt()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._disarm_head_timer()
+        self._forgive()
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
@@ -44,37 +50,52 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._in_head, self._in_body = False, True
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch_debt()
 
     def data_received(self, data: bytes) -> None:
         if self.parser is None:
             return
+        # A head that begins behind another request's body counts from the next chunk on: where in this one it began, nobody tells.
+        counted = len(data) if self._in_head else 0
         super().data_received(data)
-        if not self._in_head or self.transport.is_closing():
-            self._disarm_head_timer()
-            return
-        self._head_bytes += len(data)
-        if self._head_bytes > self.max_head_bytes:
+        self._spoken = True
+        if self._in_head:
+            self._head_bytes += counted
+        if self._in_head and self._head_bytes > self.max_head_bytes:
             self._refuse(431, "header_too_large", f"The request head is over {self.max_head_bytes} bytes; send fewer or shorter headers.")
         else:
-            self._arm_head_timer()
+            self._watch_debt()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(400, "malformed_request", f"{msg} Send a well-formed HTTP/1.1 request.")
+        if self.url is not None and len(self.url) > _LONGEST_URL:
+            self._refuse(431, "header_too_large", f"The request's target is over {_LONGEST_URL} bytes; send a shorter one.")
+        else:
+            self._refuse(400, "malformed_request", f"{msg} Send a well-formed HTTP/1.1 request.")
 
-    def _arm_head_timer(self) -> None:
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(self.head_timeout_s, self._on_head_timeout)
+    def _watch_debt(self) -> None:
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if answering or self.transport.is_closing() or not (self._in_head or self._in_body):
+            self._forgive()
+        elif self._due is None:
+            self._due = self.loop.call_later(self.head_timeout_s, self._on_overdue)
 
-    def _disarm_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def _forgive(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
 
-    def _on_head_timeout(self) -> None:
-        self._head_timer = None
-        if self._head_bytes:
+    def _on_overdue(self) -> None:
+        self._due = None
+        if self._in_head and self._spoken:
             self._refuse(408, "request_timeout", f"The request head did not arrive within {self.head_timeout_s:g} s; send it at once.")
         elif not self.transport.is_closing():
             self.transport.close()
@@ -84,9 +105,19 @@ class LimitedProtocol(HttpToolsProtocol):
         body = json.dumps({"error": {"message": message, "type": kind, "code": code, "param": None}}).encode()
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         if not self.transport.is_closing():
-            if self.cycle is None or self.cycle.response_complete:  # never into the middle of another answer
+            if self._may_speak():
                 self.transport.write(STATUS_LINE[status] + head + body)
             self.transport.close()
+
+    def _may_speak(self) -> bool:
+        """Whether no other answer is on its way; a request of which nothing was answered yet is given up for this one."""
+        if self.cycle is None or self.cycle.response_complete:
+            return True
+        if self.pipeline or self.cycle.response_started or self._in_head:
+            return False
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+        return True
 
 
 def limited(*, max_head_bytes: int, head_timeout_s: float, max_connections: int) -> type[LimitedProtocol]:

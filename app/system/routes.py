@@ -7,11 +7,11 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from app import __version__
+from app.body import JSONAnswer
 from app.errors import NotFound, ServiceUnavailable
 from app.placement import translate
 from app.system.view import NodeView
@@ -41,28 +41,28 @@ class System:
         except HTTPException as error:
             raise translate(error, scope) from error
 
-    async def _live(self, request: Request) -> JSONResponse:
-        return JSONResponse({"status": "ok"})
+    async def _live(self, request: Request) -> JSONAnswer:
+        return JSONAnswer({"status": "ok"})
 
-    async def _ready(self, request: Request) -> JSONResponse:
+    async def _ready(self, request: Request) -> JSONAnswer:
         checks = await self._view.health.services()
         ready = not self._view.draining.is_set() and all(check.status != "error" for check in checks.values())
         status = "draining" if self._view.draining.is_set() else "ready" if ready else "not ready"
         body = {"status": status, "checks": {name: asdict(check) for name, check in checks.items()}}
-        return JSONResponse(body, status_code=200 if ready else 503)
+        return JSONAnswer(body, status_code=200 if ready else 503)
 
-    async def _health(self, request: Request) -> JSONResponse:
-        return JSONResponse({"status": "ok", "version": __version__, "node_name": self._view.name})
+    async def _health(self, request: Request) -> JSONAnswer:
+        return JSONAnswer({"status": "ok", "version": __version__, "node_name": self._view.name})
 
-    async def _doctor(self, request: Request) -> JSONResponse:
+    async def _doctor(self, request: Request) -> JSONAnswer:
         checks = await self._view.health.doctor()
         healthy = all(check.status != "error" for check in checks.values())
-        return JSONResponse({"healthy": healthy, "checks": {name: asdict(check) for name, check in checks.items()}})
+        return JSONAnswer({"healthy": healthy, "checks": {name: asdict(check) for name, check in checks.items()}})
 
-    async def _mesh(self, request: Request) -> JSONResponse:
+    async def _mesh(self, request: Request) -> JSONAnswer:
         raise ServiceUnavailable("The mesh is off on this node; a profile with spec.mesh.enabled turns it on.")
 
-    async def _status(self, request: Request) -> JSONResponse:
+    async def _status(self, request: Request) -> JSONAnswer:
         view, placement = self._view, self._view.placement
         facts = {name: local.facts() for name, local in placement.local.items()}
         agents = facts["agents"].keys if "agents" in facts else None
@@ -95,7 +95,7 @@ class System:
             ],
             "mesh": None,
         }
-        return JSONResponse(body)
+        return JSONAnswer(body)
 
 
 async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:

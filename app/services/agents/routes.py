@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.body import read_json, validator
+from app.body import JSONAnswer, read_json, validator
 from app.context import current
 from app.services.agents.agent import Agent
 from app.services.agents.chat import Chat, agent_name, question
@@ -40,10 +40,10 @@ class Routes:
 
     async def list(self, request: Request) -> Response:
         rows = self._library.rows()
-        return _json({"agents": rows, "count": len(rows)})
+        return JSONAnswer({"agents": rows, "count": len(rows)})
 
     async def detail(self, request: Request) -> Response:
-        return _json(self._library.describe(request.path_params["name"]))
+        return JSONAnswer(self._library.describe(request.path_params["name"]))
 
     async def run(self, request: Request) -> Response:
         agent = self._library.find(request.path_params["name"])
@@ -53,7 +53,7 @@ class Routes:
         asked = Question([{"role": "user", "content": body["query"]}], session, context=body.get("context") or {}, streaming=streaming)
         if streaming:
             return _Streamed(EventStream(self._run_events(agent, asked)))
-        return _json((await self._runner.run(agent, asked, silence)).as_json())
+        return JSONAnswer((await self._runner.run(agent, asked, silence)).as_json())
 
     async def _run_events(self, agent: Agent, asked: Question) -> AsyncGenerator[bytes, None]:
         async def work(emit: Emit) -> None:
@@ -70,7 +70,7 @@ class Routes:
         asked = question(body, agent, _session(body))
         chat = Chat(body["model"])
         if not asked.streaming:
-            return _json(chat.completion(await self._runner.run(agent, asked, silence)))
+            return JSONAnswer(chat.completion(await self._runner.run(agent, asked, silence)))
         include_usage = bool((body.get("stream_options") or {}).get("include_usage"))
         return _Streamed(EventStream(chat.stream(lambda emit: self._runner.run(agent, asked, emit), include_usage)))
 
@@ -94,8 +94,3 @@ def _session(body: Mapping[str, Any]) -> str | None:
 def _accepts_events(request: Request) -> bool:
     accepted = (part.split(";")[0].strip().lower() for part in request.headers.get("accept", "").split(","))
     return "text/event-stream" in accepted
-
-
-def _json(value: Any) -> Response:
-    # ASCII, because a text may hold half of a surrogate pair, which UTF-8 cannot carry and JSON can.
-    return Response(json.dumps(value, separators=(",", ":")), media_type="application/json")

@@ -1,6 +1,5 @@
 """HTTP in, HTTP out for chat completions, embeddings, models and providers."""
 
-import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -8,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from app.body import read_json, validator
+from app.body import JSONAnswer, read_json, validator
 from app.errors import ModelNotFound
 from app.sse import EventStream
 
@@ -23,11 +22,6 @@ class Completions(Protocol):
     def providers(self) -> list[dict[str, Any]]: ...
 
 
-def _json(value: Any) -> Response:
-    """JSON in ASCII: answers may hold half of a surrogate pair (a model cut an emoji in two), which UTF-8 cannot carry."""
-    return Response(json.dumps(value, separators=(",", ":")), media_type="application/json")
-
-
 def make_routes(service: Completions, schemas: Mapping[str, Any]) -> Sequence[BaseRoute]:
     chat, embedding = validator(schemas["chat_completion"]), validator(schemas["embeddings"])
 
@@ -35,13 +29,13 @@ def make_routes(service: Completions, schemas: Mapping[str, Any]) -> Sequence[Ba
         body = await read_json(request, chat)
         if body.get("stream"):
             return EventStream(service.stream(body))
-        return _json(await service.complete(body))
+        return JSONAnswer(await service.complete(body))
 
     async def embed(request: Request) -> Response:
-        return _json(await service.embed(await read_json(request, embedding)))
+        return JSONAnswer(await service.embed(await read_json(request, embedding)))
 
     async def models(request: Request) -> Response:
-        return _json({"object": "list", "data": service.models()})
+        return JSONAnswer({"object": "list", "data": service.models()})
 
     async def model(request: Request) -> Response:
         wanted = request.path_params["model"]
@@ -50,10 +44,10 @@ def make_routes(service: Completions, schemas: Mapping[str, Any]) -> Sequence[Ba
         if found is None:
             known = ", ".join(row["id"] for row in rows) or "none"
             raise ModelNotFound(f"There is no model {wanted!r}; there is: {known}.", param="model")
-        return _json(found)
+        return JSONAnswer(found)
 
     async def providers(request: Request) -> Response:
-        return _json({"providers": service.providers()})
+        return JSONAnswer({"providers": service.providers()})
 
     return [
         Route("/v1/chat/completions", complete, methods=["POST"]),

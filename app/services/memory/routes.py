@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from app.body import read_json, validator
+from app.body import JSONAnswer, read_json, validator
 from app.context import current
 from app.errors import BadRequest, SessionNotFound
 from app.services.memory.conversation import Conversation, History, check_turn_id, conversation, new_turn_id
@@ -36,18 +36,18 @@ def routes(memory: Histories) -> Sequence[BaseRoute]:
         turns = [{"turn_id": t.turn_id, "created_at": t.created_at, "messages": json.loads(t.messages)} for t in history.turns]
         flat = [message for turn in turns for message in turn["messages"]]
         more = {"truncated": True} if history.truncated else {}
-        return _json({"agent": of.agent, "session_id": of.session, "turns": turns, "messages": flat, **more})
+        return JSONAnswer({"agent": of.agent, "session_id": of.session, "turns": turns, "messages": flat, **more})
 
     async def add(request: Request) -> Response:
         of = _conversation(request)
         turn_id = check_turn_id(request.path_params.get("turn_id") or new_turn_id())
         body = await read_json(request, turn_schema)
         added = await memory.append(of, turn_id, body["messages"])
-        return _json({"turn_id": turn_id, "session_id": of.session, "agent": of.agent}, 201 if added else 200)
+        return JSONAnswer({"turn_id": turn_id, "session_id": of.session, "agent": of.agent}, 201 if added else 200)
 
     async def clear(request: Request) -> Response:
         of = _conversation(request)
-        return _json({"agent": of.agent, "session_id": of.session, "deleted": await memory.clear(of)})
+        return JSONAnswer({"agent": of.agent, "session_id": of.session, "deleted": await memory.clear(of)})
 
     async def history(request: Request) -> Response:
         return await {"GET": read, "HEAD": read, "POST": add, "DELETE": clear}[request.method](request)
@@ -70,8 +70,3 @@ def _max_turns(request: Request) -> int | None:
     if not (given.isascii() and given.isdigit() and len(given) < 10 and int(given) > 0):
         raise BadRequest(f"max_turns is {given[:40]!r}; give a whole number above 0, or leave it out.", param="max_turns")
     return int(given)
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    # ASCII, because messages may hold half of a surrogate pair, which UTF-8 cannot carry and JSON can.
-    return Response(json.dumps(value, separators=(",", ":")), status, media_type="application/json")

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from app.body import read_json, validator
+from app.body import JSONAnswer, read_json, validator
 from app.services.tools.registry import Registry
 
 _SCHEMA = json.loads(Path(__file__).with_name("schema.json").read_bytes())
@@ -19,13 +19,12 @@ def routes(registry: Registry) -> Sequence[BaseRoute]:
 
     async def listed(request: Request) -> Response:
         tools = registry.describe()
-        return JSONResponse({"tools": tools, "count": len(tools)})
+        return JSONAnswer({"tools": tools, "count": len(tools)})
 
     async def execute(request: Request) -> Response:
         body = await read_json(request, execute_schema)
         outcome = await registry.execute(body["tool_name"], body.get("arguments", {}))
-        # ASCII, because a tool may echo half of a surrogate pair, which UTF-8 cannot carry and JSON can.
-        return Response(json.dumps(outcome.as_json()), media_type="application/json")
+        return JSONAnswer(outcome.as_json())
 
     return [
         Route("/v1/tools", listed, methods=["GET"]),
