@@ -115,6 +115,8 @@ def _agents_as_models(agents: Sequence[Row]) -> list[Row]:
 def _merge(merged: dict[str, Row], row: Row, identity: str, nodes: Sequence[str]) -> None:
     key = str(row.get(identity, ""))
     known = merged.setdefault(key, {**row, "nodes": []})
+    if row.get("status") == "ready" != known.get("status"):  # what works somewhere is shown as it is there
+        known = merged[key] = {**row, "nodes": known["nodes"]}
     known["nodes"] = [*known["nodes"], *(node for node in nodes if node not in known["nodes"])]
 
 

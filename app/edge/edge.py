@@ -17,7 +17,8 @@ from app.errors import DeadlineExceeded, NodeError, NotBegun, RequestTimeout
 
 log = logging.getLogger("app.edge")
 access_log = logging.getLogger("app.access")
-_SERVED_WHILE_DRAINING = frozenset(("/livez", "/readyz", "/v1/health", "/metrics", "/v1/system/status"))
+_WATCHED = frozenset(("/livez", "/readyz", "/v1/health", "/metrics", "/v1/system/status"))
+"""What machines ask every few seconds: answered while draining too, and logged only for debugging."""
 
 
 class HeaderTooLarge(NodeError):
@@ -89,6 +90,8 @@ class Edge:
     async def _answer(self, exchange: Exchange, scope: Scope, request_id: str) -> None:
         loop = asyncio.get_running_loop()
         head = read_head(scope, request_id, self._auth, self._api.deadline_s, loop)
+        if head.context.from_peer:
+            exchange.answer_headers.append((b"x-astromesh-load", str(len(self._exchanges) - 1).encode()))
         self._admit(exchange, scope, head)
         if not head.has_body:
             exchange.expect_no_body()
@@ -100,6 +103,8 @@ class Edge:
         except (NodeError, asyncio.CancelledError):
             raise
         except Exception as error:
+            if exchange.ended_by == "client_gone":
+                return
             log.exception("a request failed inside the node")
             raise NodeError(f"The node failed on this request; its log has the reason under {request_id}.") from error
 
@@ -109,7 +114,7 @@ class Edge:
             raise HeaderTooLarge(f"The request head is {head.size} bytes, over the {self._api.max_header_bytes} that this node takes.")
         if head.content_length is not None and head.content_length > self._api.max_body_bytes:
             raise too_large(self._api.max_body_bytes)
-        if scope["path"].rstrip("/") in _SERVED_WHILE_DRAINING:
+        if scope["path"].rstrip("/") in _WATCHED:
             return
         if self.refusing:
             raise NotBegun("This node is shutting down and takes no new work; ask again, another node will answer.")
@@ -135,8 +140,10 @@ class Edge:
         seconds = time.perf_counter() - exchange.started_at
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._count(method, path, status, seconds)
-        if access_log.isEnabledFor(logging.INFO):
-            access_log.info("%s %s %s %.1f ms", scope["method"], scope["path"], status, seconds * 1000, extra={"request_id": request_id})
+        level = logging.DEBUG if path in _WATCHED else logging.INFO
+        if access_log.isEnabledFor(level):
+            extra = {"request_id": request_id}
+            access_log.log(level, "%s %s %s %.1f ms", scope["method"], scope["path"], status, seconds * 1000, extra=extra)
 
     def _count(self, method: str, path: str, status: str, seconds: float) -> None:
         key = (method, path, status)

@@ -22,7 +22,7 @@ class Exchange:
 
     def __init__(self, receive: Receive, send: Send, answer_headers: list[tuple[bytes, bytes]], body_limit: int) -> None:
         self._receive, self._send = receive, send
-        self._answer_headers = answer_headers
+        self.answer_headers = answer_headers
         self._body_limit = body_limit
         self._scope_timeout: asyncio.Timeout | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -71,7 +71,7 @@ class Exchange:
         answer = list(headers)
         names = {name.lower() for name, _ in answer}
         self._sse = any(name.lower() == b"content-type" and value.startswith(b"text/event-stream") for name, value in answer)
-        answer += [header for header in self._answer_headers if header[0] not in names]
+        answer += [header for header in self.answer_headers if header[0] not in names]
         if self.closing:
             answer.append((b"connection", b"close"))
         return answer
