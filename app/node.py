@@ -98,6 +98,8 @@ class Node:
         )
         app = _dispatch(System(view), Front(self._placement, gatherer))
         self._edge = Edge(app, self._profile.api, auth, (self._settings.node_name, self._registry))
+        if not auth.enabled:
+            log.warning("no API key is set, so whoever reaches this port may use it; set ASTROMESH_API_KEYS before opening it to a network")
         for name in missing:
             log.warning("the profile enables %s, but this build does not have it yet; its paths answer 503", name)
         for warning in self._warnings:
