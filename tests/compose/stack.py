@@ -75,9 +75,10 @@ def healthy(container: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """One Compose project. ``files`` are added to the shipped docker-compose.yaml."""
+    """One Compose project. ``files`` are added to the shipped docker-compose.yaml; ``environ`` is what a person sets around it."""
 
     files: tuple[str, ...] = ()
+    environ: Mapping[str, str] = field(default_factory=dict)
     project: str = field(default_factory=lambda: f"astromesh-test-{secrets.token_hex(4)}")
 
     def compose(self, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
@@ -85,7 +86,7 @@ class Stack:
         files = [part for file in ("docker-compose.yaml", *self.files) for part in ("-f", file)]
         environ = {name: value for name, value in os.environ.items() if not name.startswith(_FROM_OUTSIDE)}
         command = ("docker", "compose", "--env-file", os.devnull, "--project-directory", str(ROOT), "-p", self.project, *files, *arguments)
-        environ["ASTROMESH_PUBLISH_PORT"] = "0"
+        environ |= {"ASTROMESH_PUBLISH_PORT": "0", **self.environ}
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, cwd=ROOT, env=environ)
         assert not check or done.returncode == 0, f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done
@@ -119,9 +120,9 @@ def run(url: str, query: str, session: str | None = None) -> Answer:
 
 
 @contextmanager
-def stack(*files: str, start: bool = True) -> Iterator[Stack]:
+def stack(*files: str, start: bool = True, **environ: str) -> Iterator[Stack]:
     """The stack, up and answering (or only created), for the time of the block; its logs are shown when the block fails."""
-    made = Stack(files)
+    made = Stack(files, environ)
     try:
         made.compose("up", "--no-build", "--detach" if start else "--no-start")
         if start:
