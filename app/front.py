@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
-from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -47,7 +46,7 @@ class Front:
         found = paths.owner(path)
         if found is not None:
             return self._placement.locate(*found)
-        allowed = {"/v1/chat/completions": "POST", "/v1/models": "GET, HEAD"}.get(path)
+        allowed = "POST" if path == "/v1/chat/completions" else "GET, HEAD" if (path + "/").startswith("/v1/models/") else ""
         if allowed:
             raise MethodNotAllowed(f"{scope['method']} is not for {path}; it takes {allowed}.", headers={"Allow": allowed})
         raise NotFound(f"There is nothing at {scope['path'][:200]}; GET /v1/system/status tells what this node serves.")
@@ -55,7 +54,7 @@ class Front:
     async def _listed(self, path: str) -> JSONAnswer:
         if path in LISTINGS:
             return await self._gatherer.answer(LISTINGS[path])
-        wanted = unquote(path.removeprefix("/v1/models/"))
+        wanted = path.removeprefix("/v1/models/")
         rows, _ = await self._gatherer.rows(LISTINGS["/v1/models"])
         for row in rows:
             if row["id"] == wanted:

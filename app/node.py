@@ -5,11 +5,12 @@ import gc
 import importlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
 from prometheus_client import CollectorRegistry
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
@@ -115,7 +116,9 @@ class Node:
             stack.callback(listener.close)
             await stack.enter_async_context(self._upstream)
             await self._open_services(stack)
-            server = Server(self._edge, self._profile.api, lambda: self._announce(base_url(listener)))
+            server = Server(
+                _open_to(self._profile.api.cors_origins, self._edge), self._profile.api, lambda: self._announce(base_url(listener))
+            )
             async with asyncio.TaskGroup() as group:
                 work = [group.create_task(service.run()) for service in self._services.values()]
                 work += [group.create_task(self.peers.run()), group.create_task(self._edge.run())]
@@ -177,6 +180,15 @@ def _refuse_what_is_missing(configuration: Configuration) -> None:
     if not profile.services["api"]:
         remedy = "set it to true; a node without a public API needs signed traffic between nodes, which comes with the mesh"
         raise ConfigError([Problem(profile.file, "is false, which this build cannot serve yet", "spec.services.api", remedy=remedy)])
+
+
+def _open_to(origins: Sequence[str], edge: ASGIApp) -> ASGIApp:
+    """CORS around the edge, so that a preflight needs no key and a browser can read what goes wrong."""
+    if not origins:
+        return edge
+    exposed = ("X-Request-Id", "X-Astromesh-Node", "X-Astromesh-Partial", "Retry-After")
+    methods = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+    return CORSMiddleware(edge, allow_origins=origins, allow_methods=methods, allow_headers=("*",), expose_headers=exposed)
 
 
 def _dispatch(own: ASGIApp, front: ASGIApp) -> ASGIApp:

@@ -15,6 +15,8 @@ from app.edge.protocol import limited
 from app.errors import ConfigError, Problem
 
 BACKLOG = 2048
+CLOSING_S = 1
+"""How long, after the drain, a client may take to read the last of its answer."""
 
 
 class Server(uvicorn.Server):
@@ -32,6 +34,7 @@ class Server(uvicorn.Server):
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=int(api.idle_timeout_s),
+            timeout_graceful_shutdown=CLOSING_S,
             backlog=BACKLOG,
             reset_contextvars=True,
         )

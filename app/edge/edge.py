@@ -143,7 +143,8 @@ class Edge:
         level = logging.DEBUG if path in _WATCHED else logging.INFO
         if access_log.isEnabledFor(level):
             extra = {"request_id": request_id}
-            access_log.log(level, "%s %s %s %.1f ms", scope["method"], scope["path"], status, seconds * 1000, extra=extra)
+            target = scope["raw_path"][:500].decode("latin-1")  # as it came: decoded, it could hold a line end
+            access_log.log(level, "%s %s %s %.1f ms", scope["method"], target, status, seconds * 1000, extra=extra)
 
     def _count(self, method: str, path: str, status: str, seconds: float) -> None:
         key = (method, path, status)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable
+from contextlib import suppress
 from typing import Literal
 
 from starlette.types import Message, Receive, Send
@@ -11,6 +12,7 @@ from starlette.types import Message, Receive, Send
 from app.errors import BodyTooLarge, NodeError
 from app.sse import encode_error
 
+LAST_WORD_S = 0.5
 Ending = Literal["client_gone", "body_idle", "drain"]
 
 
@@ -59,13 +61,13 @@ class Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message = {**message, "headers": self._headers(message.get("headers", ()))}
-        else:
-            body = message.get("body", b"")
-            if body:
-                self._at_boundary = self._sse and body.endswith((b"\n\n", b"\r\n\r\n"))
-            self._finished = not message.get("more_body", False)
-        await self._send(message)
+            await self._send({**message, "headers": self._headers(message.get("headers", ()))})
+            return
+        await self._send(message)  # stopped while it waits for the client to read, nothing of the message is out
+        body = message.get("body", b"")
+        if body:
+            self._at_boundary = self._sse and body.endswith((b"\n\n", b"\r\n\r\n"))
+        self._finished = not message.get("more_body", False)
 
     def _headers(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         answer = list(headers)
@@ -122,7 +124,9 @@ class Exchange:
             await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
             await self.send({"type": "http.response.body", "body": body})
         elif self._sse and self._at_boundary and not self._finished:
-            await self.send({"type": "http.response.body", "body": encode_error(error)})
+            with suppress(TimeoutError):  # a client that has stopped reading is not waited for
+                async with asyncio.timeout(LAST_WORD_S):
+                    await self.send({"type": "http.response.body", "body": encode_error(error)})
 
     def close(self) -> None:
         if self._watcher is not None:
