@@ -3,6 +3,7 @@
 The pool keeps an idle connection for 30 s, less than any node's server does (75 s), so a request does not meet a closing connection.
 """
 
+import os
 from collections.abc import AsyncIterator, Sequence
 from functools import lru_cache
 from types import TracebackType
@@ -112,5 +113,5 @@ def reason(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return f"no address for {error.host}"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return (error.os_error.strerror or str(error.os_error)).lower()
+        return os.strerror(error.os_error.errno).lower() if error.os_error.errno else str(error.os_error)
     return str(error) or type(error).__name__

@@ -31,12 +31,16 @@ class PeerFacts:
             node_id=str(status.get("node_id") or ""),
             node_name=str(status.get("node_name") or ""),
             services=frozenset(name for name, on in services.items() if on) if isinstance(services, Mapping) else frozenset(),
-            reaches=frozenset(map(str, status.get("reaches") or ())),
-            keys={name: frozenset(map(str, each)) for name, each in keys.items()} if isinstance(keys, Mapping) else {},
+            reaches=_names(status.get("reaches")),
+            keys={name: _names(each) for name, each in keys.items()} if isinstance(keys, Mapping) else {},
             store_id=str(status.get("store_id") or ""),
             draining=bool(status.get("draining")),
             in_flight=load if isinstance(load := status.get("in_flight"), int) else 0,
         )
+
+
+def _names(value: Any) -> frozenset[str]:
+    return frozenset(map(str, value)) if isinstance(value, list) else frozenset()
 
 
 class Peer:

@@ -34,8 +34,8 @@ class StaticPeers:
     def failed(self, peer: Peer, reason: str) -> None:
         if peer.state != "down":
             log.warning("peer %s at %s left the routing view: %s", peer.name, peer.url, reason)
+            self._wake[peer.name].set()  # once: what fails over and over is probed at its own, slower pace
         peer.state, peer.reason = "down", reason
-        self._wake[peer.name].set()
 
     async def run(self) -> None:
         """Probe each peer until cancelled."""
