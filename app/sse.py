@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from app.errors import NodeError
 
 KEEPALIVE_S = 15.0
+_LINE_END = re.compile(r"\r\n|\r|\n")  # all three end a line for a reader: text must not begin a field of its own
 _COMMENT = b": keep-alive\n\n"
 log = logging.getLogger(__name__)
 
@@ -26,10 +28,10 @@ class Event:
 
 
 def encode(data: Any, event: str | None = None) -> bytes:
-    """One event. Text goes as it is, anything else as JSON (which has no line breaks)."""
+    """One event. Text goes as it is, its line ends as line feeds; anything else as JSON (which has no line breaks)."""
     text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     name = f"event: {event}\n" if event else ""
-    lines = "".join(f"data: {line}\n" for line in text.split("\n"))
+    lines = "".join(f"data: {line}\n" for line in (_LINE_END.split(text) if text is data else (text,)))
     return f"{name}{lines}\n".encode("utf-8", "backslashreplace")  # half a surrogate pair then stays what JSON calls it
 
 
