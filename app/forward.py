@@ -101,6 +101,8 @@ class Forwarder:
         ]
         optional = ((b"tracestate", context.tracestate), (b"x-astromesh-principal", context.principal), (b"x-session-id", context.session))
         headers += [(name, value.encode("latin-1")) for name, value in optional if value]
+        if context.store:
+            headers.append((b"x-astromesh-store", context.store.encode("latin-1")))
         if context.agent_depth:
             headers.append((b"x-astromesh-agent-depth", str(context.agent_depth).encode()))
         if self._auth:
@@ -208,5 +210,5 @@ def unavailable(service: str, context: RequestContext, refusals: Sequence[str]) 
             f"The service {service} is not on this node, and no peer of it that this request has not passed offers it{told}."
         )
     return ServiceUnavailable(
-        f"The service {service} is not on this node and no peer that offers it can be reached now{told}.", headers={"Retry-After": "1"}
+        f"The service {service} is not on this node, and no peer can give it now{told}.", headers={"Retry-After": "1"}
     )

@@ -149,7 +149,8 @@ class Placement:
         yield from [peer for peer in (*direct, *beyond) if peer.state == "suspect"]
 
     def _absent(self, service: str) -> list[str]:
-        return [f"{peer.name}: {peer.reason or peer.state}" for peer in self.peers.all() if service in peer.services]
+        named = [peer for peer in self.peers.all() if service in peer.services]
+        return [f"{peer.name}: {peer.reason or ('it does not have it' if peer.facts else peer.state)}" for peer in named]
 
 
 def _by_store(session: str | None, peers: list[Peer]) -> Iterator[Peer]:
