@@ -12,7 +12,10 @@ _TRACEPARENT = re.compile(r"^(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """One request. ``deadline`` is loop time in seconds; ``hops`` are the ids of the nodes it has passed; "" is the anonymous principal."""
+    """One request. ``deadline`` is loop time in seconds; ``hops`` are the ids of the nodes it has passed; "" is the anonymous principal.
+
+    ``store`` is the one that a request for a conversation is sent to, once a node has found it; nobody looks for it again.
+    """
 
     request_id: str
     traceparent: str
@@ -22,6 +25,7 @@ class RequestContext:
     hops: tuple[str, ...] = ()
     session: str | None = None
     agent_depth: int = 0
+    store: str = ""
     from_peer: bool = field(default=False, compare=False)
 
     def remaining_s(self) -> float:

@@ -5,11 +5,12 @@ A store that has no history is not believed to be the home before the others wer
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.call import call
-from app.context import current
+from app.context import CURRENT, current
 from app.errors import NodeError
 from app.session import rank_stores, store_of
 
@@ -28,12 +29,16 @@ class SessionHomes:
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             history = "/".join(scope["raw_path"].decode("ascii").split("/")[:6])
-            await at(await self._home(session, history, stores, at))(scope, receive, send)
+            store = await self._home(session, history, stores, at)
+            CURRENT.set(replace(current(), store=store))
+            await at(store)(scope, receive, send)
 
         return answer
 
     async def _home(self, session: str, history: str, stores: Sequence[str], at: AtStore) -> str:
         # ``history`` is the raw path of one agent's conversation; each principal has its own behind it.
+        if (told := current().store) in stores:
+            return told
         ranked = rank_stores(session, stores)
         if store_of(session) == ranked[0]:
             return ranked[0]
@@ -43,7 +48,7 @@ class SessionHomes:
             self._known.move_to_end(conversation)
             return known
         for store in ranked:
-            if await _has(at(store), history):
+            if await _has(at, store, history):
                 self._known[conversation] = store
                 if len(self._known) > _REMEMBERED:
                     self._known.popitem(last=False)
@@ -51,9 +56,12 @@ class SessionHomes:
         return ranked[0]
 
 
-async def _has(app: ASGIApp, history: str) -> bool:
+async def _has(at: AtStore, store: str, history: str) -> bool:
+    # As a part of the request, with the nodes that it has passed and the store that is meant: else stores that know each other would
+    # ask in circles.
+    context = replace(current(), store=store)
     try:
-        async with call(app, "GET", f"{history}?max_turns=1") as reply:
+        async with call(at(store), "GET", f"{history}?max_turns=1", context=context) as reply:
             return reply.status == 200
     except NodeError:
         return False

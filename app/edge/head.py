@@ -63,6 +63,7 @@ def read_head(scope: Scope, request_id: str, auth: Auth, deadline_s: float, loop
         hops=_hops(node.get(b"x-astromesh-forwarded", b"")),
         session=check_session_id(found[b"x-session-id"].decode("latin-1")) if b"x-session-id" in found else None,
         agent_depth=int(_number(node, b"x-astromesh-agent-depth", 0)),
+        store=_text(node, b"x-astromesh-store"),
         from_peer=b"x-astromesh-forwarded" in node,
     )
     length = int(found[b"content-length"]) if b"content-length" in found else None
