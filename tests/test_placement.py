@@ -1,0 +1,172 @@
+"""Who answers for a service and a key: here, a peer that has it, a peer of last resort, or nobody."""
+
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import yaml
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from app import paths
+from app.call import call
+from app.config import load
+from app.errors import NotFound
+from app.node import Node
+from app.session import new_session_id
+from tests.nodes import profile
+from tests.spine import FakeService, Spine, service, spine
+
+STORES = ["a" * 12, "b" * 12]
+
+
+@pytest.fixture
+async def nodes(tmp_path: Path) -> AsyncIterator[Spine]:
+    async with spine(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+def named(name: str, **facts: Any) -> type[FakeService]:
+    async def answer(request: Request) -> Response:
+        return JSONResponse({"node": name})
+
+    return service(Route("/v1/{rest:path}", answer, methods=["GET", "POST"]), **facts)
+
+
+async def answered_by(client: aiohttp.ClientSession, url: str, path: str, **headers: str) -> str:
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    async with client.post(url + path, json={"query": "hi", "model": "m"}, headers=sent) as response:
+        told = await response.json()
+        return str(told["node"] if response.status == 200 else told["error"]["code"])
+
+
+def peer(node: Node, name: str) -> Any:
+    return next(each for each in node.peers.all() if each.name == name)
+
+
+async def test_a_local_service_answers_for_its_keys_and_for_those_that_nobody_has(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    far = await nodes.node("far", {"agents": named("far", keys=["theirs"])})
+    near = await nodes.node("near", {"agents": named("near", keys=["mine"])}, peers={"far": (far.url, ["agents"])})
+    for agent, expected in (("mine", "near"), ("theirs", "far"), ("nobodys", "near")):
+        assert await answered_by(client, near.url, f"/v1/agents/{agent}/run") == expected
+
+
+async def test_an_agent_is_run_where_its_sessions_store_is(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    peers = {}
+    for name, store in zip(("one", "two"), STORES, strict=True):
+        made = await nodes.node(name, {"agents": named(name), "memory": named(name, store_id=store)})
+        peers[name] = (made.url, ["agents", "memory"])
+    gateway = await nodes.node("gateway", peers=peers)
+    for name, store in zip(("one", "two"), STORES, strict=True):
+        for _ in range(6):
+            session = new_session_id(store)
+            assert await answered_by(client, gateway.url, "/v1/agents/a/run", X_Session_Id=session) == name
+
+
+async def test_without_the_sessions_store_another_worker_takes_over(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    one = await nodes.node("one", {"agents": named("one"), "memory": named("one", store_id=STORES[0])})
+    gateway = await nodes.node("gateway", peers={"one": (one.url, ["agents", "memory"])})
+    assert await answered_by(client, gateway.url, "/v1/agents/a/run", X_Session_Id=new_session_id(STORES[1])) == "one"
+
+
+async def test_a_suspect_peer_is_asked_only_when_nobody_else_is_there(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    one = await nodes.node("one", {"tools": named("one")})
+    two = await nodes.node("two", {"tools": named("two")})
+    near = await nodes.node("near", peers={"one": (one.url, ["tools"]), "two": (two.url, ["tools"])})
+    for _ in range(6):
+        peer(near, "one").state = "suspect"
+        assert await answered_by(client, near.url, "/v1/tools/x") == "two"
+    peer(near, "one").state, peer(near, "two").state = "suspect", "down"
+    assert await answered_by(client, near.url, "/v1/tools/x") == "one"
+
+
+async def test_a_draining_peer_gets_nothing_new(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    one = await nodes.node("one", {"tools": named("one")})
+    two = await nodes.node("two", {"tools": named("two")})
+    near = await nodes.node("near", peers={"one": (one.url, ["tools"]), "two": (two.url, ["tools"])})
+    one._draining.set()
+    await near.peers.probe(peer(near, "one"))
+    assert not peer(near, "one").usable
+    assert {await answered_by(client, near.url, "/v1/tools/x") for _ in range(6)} == {"two"}
+
+
+async def test_a_peer_that_is_at_its_limit_is_passed_over(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    full = await nodes.node("full", {"tools": named("full")})
+    free = await nodes.node("free", {"tools": named("free")})
+    near = await nodes.node("near", peers={"full": (full.url, ["tools"]), "free": (free.url, ["tools"])})
+    full._edge.refusing = True
+    assert {await answered_by(client, near.url, "/v1/tools/x") for _ in range(6)} == {"free"}
+    free._edge.refusing = True
+    assert await answered_by(client, near.url, "/v1/tools/x") == "service_unavailable"
+
+
+async def test_why_nobody_answers_is_told_with_each_peers_reason(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        dead = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    near = await nodes.node("near", peers={"dead": (dead, ["tools"])})
+    async with client.post(f"{near.url}/v1/tools/x") as response:
+        message = (await response.json())["error"]["message"]
+    assert "tools" in message
+    assert "dead" in message
+    assert "refused" in message
+
+
+async def test_a_service_of_the_nodes_own_is_404_where_it_is_off_and_never_forwarded(tmp_path: Path) -> None:
+    path = profile(tmp_path / "blind.yaml", [])
+    document = yaml.safe_load(path.read_text())
+    document["spec"]["services"]["observability"] = False
+    path.write_text(yaml.safe_dump(document))
+    node = Node(load({"ASTROMESH_PROFILE": str(path), "ASTROMESH_DATA_DIR": str(tmp_path / "blind")}), lambda name: service())
+    with pytest.raises(NotFound, match="switched off"):
+        node._placement.locate("observability", None)
+
+
+async def test_a_call_inside_the_node_goes_the_way_of_a_request(nodes: Spine) -> None:
+    far = await nodes.node("far", {"tools": named("far")})
+    near = await nodes.node("near", {"agents": named("near")}, peers={"far": (far.url, ["tools"])})
+    agents: Any = near._services["agents"]
+    async with call(agents.node.locate("tools", None), "POST", "/v1/tools/x", body={}) as reply:
+        assert await reply.json() == {"node": "far"}
+        assert reply.header("X-Astromesh-Node") == "far"
+
+
+@pytest.mark.parametrize(
+    ("path", "owner"),
+    [
+        ("/v1/agents", ("agents", None)),
+        ("/v1/agents/a/run", ("agents", "a")),
+        ("/v1/ws/agent/a", ("agents", "a")),
+        ("/v1/memory/a/history/s", ("memory", "s")),
+        ("/v1/memory/a/history/s/turns/t", ("memory", "s")),
+        ("/v1/memory/a", ("memory", None)),
+        ("/v1/tools/builtin", ("tools", None)),
+        ("/v1/rag/docs", ("rag", None)),
+        ("/v1/channels/whatsapp/webhook", ("channels", None)),
+        ("/metrics", ("observability", None)),
+        ("/v1/metrics", ("observability", None)),
+        ("/v1/traces/x", ("observability", None)),
+        ("/v1/chat/completions", None),
+        ("/v2/agents", None),
+        ("/agents", None),
+        ("", None),
+    ],
+)
+def test_a_path_has_one_owner(path: str, owner: tuple[str, str | None] | None) -> None:
+    assert paths.owner(path) == owner
+
+
+def test_a_label_of_a_path_holds_nothing_that_a_client_wrote() -> None:
+    assert paths.template("/v1/agents/secret/run") == "/v1/agents/{}/run"
+    assert paths.template("/v1/memory/a/history/s/turns/t") == "/v1/memory/{}/history/{}/turns"
+    assert paths.template("/admin.php") == "{}"
+    assert len({paths.template("/v1" + "/x" * depth) for depth in range(100)}) < 10
