@@ -60,7 +60,7 @@ def free_port() -> int:
 
 @contextmanager
 def running(program: Program) -> Iterator[Running]:
-    """Start a program, wait until it is ready, and kill it in the end. What it says goes nowhere, unless it fails to start."""
+    """Start a program, wait until it is ready, and kill it in the end. What it says goes nowhere."""
     began = time.perf_counter()
     with subprocess.Popen(
         program.command,
@@ -74,7 +74,7 @@ def running(program: Program) -> Iterator[Running]:
             _wait_ready(program, process, began + START_S)
             yield Running(program, process, time.perf_counter() - began)
         finally:
-            process.terminate() if _children(process.pid) else process.kill()
+            process.terminate() if _children(process.pid) else process.kill()  # a master process takes its workers along
 
 
 def _environ(settings: Mapping[str, str]) -> dict[str, str]:

@@ -7,7 +7,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from bench import programs
@@ -32,8 +33,8 @@ class Starts:
 
 def measure(folder: Path, rounds: int) -> list[Figure]:
     """Start everything in turn, so many times; a first start of each fills the caches and does not count."""
-    programs_of: dict[str, Callable[[], Program]] = {role: (lambda role=role: programs.node_of_role(role, folder)) for role in ROLES}  # type: ignore[misc]
-    programs_of["naive"] = lambda: programs.naive("http://127.0.0.1:1")
+    programs_of: dict[str, Callable[[], Program]] = {role: partial(programs.node_of_role, role, folder) for role in ROLES}
+    programs_of["naive"] = partial(programs.naive, "http://127.0.0.1:1")
     found = {name: Starts() for name in programs_of}
     for number in range(rounds + 1):
         for name, make in programs_of.items():
@@ -80,13 +81,8 @@ def imports(role: str, folder: Path, top: int = 12) -> list[tuple[str, float]]:
     """(package, ms spent in its own modules) of a start, as -X importtime tells it; the tracing itself makes everything slower."""
     program = programs.node_of_role(role, folder)
     said = folder / "importtime"
-    with said.open("wb") as log:
-        command = (sys.executable, "-X", "importtime", "-m", "app")
-        traced = Program(
-            program.name, ("/bin/sh", "-c", f'exec "$@" 2>{said}', "sh", *command), program.port, program.probe, program.environ
-        )
-        log.flush()
-    with running(traced):
+    command = ("/bin/sh", "-c", 'exec "$@" 2>"$0"', str(said), sys.executable, "-X", "importtime", "-m", "app")
+    with running(replace(program, command=command)):
         pass
     spent: Counter[str] = Counter()
     for microseconds, module in _IMPORT.findall(said.read_text()):
