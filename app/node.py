@@ -155,7 +155,7 @@ class Node:
     async def _drain(self) -> None:
         deadline = asyncio.get_running_loop().time() + self._settings.drain_s
         self._draining.set()
-        self._edge.draining = True
+        self._edge.drain()
         log.info("draining: %d requests in flight, %g s to finish", self._edge.in_flight, self._settings.drain_s)
         notice_s = min(NOTICE_S, self._settings.drain_s / 4)
         try:

@@ -82,7 +82,7 @@ async def start(stack: AsyncExitStack, profile_path: Path, data_dir: Path, **env
     """Start a node that ends with ``stack``, and wait until it listens."""
     running = await launch(stack, profile_path, data_dir, **environ)
     line = await running.wait_for_log("listening on ")
-    running.url = line.split("listening on ")[1].split()[0]
+    running.url = line.split("listening on ")[1].split()[0].rstrip('"}')
     return running
 
 

@@ -13,6 +13,7 @@ from app.context import CURRENT, RequestContext
 from app.edge.auth import Auth
 from app.edge.exchange import Exchange, too_large
 from app.edge.head import Head, read_head, request_id_of
+from app.edge.protocol import CONNECTION
 from app.errors import DeadlineExceeded, NodeError, NotBegun, RequestTimeout
 
 log = logging.getLogger("app.edge")
@@ -55,6 +56,12 @@ class Edge:
         """Return once no request is in flight."""
         await self._idle.wait()
 
+    def drain(self) -> None:
+        """From now on every connection is closed after its answer, also those whose answers are on their way."""
+        self.draining = True
+        for exchange in self._exchanges:
+            exchange.closing = True
+
     def cut(self) -> None:
         """End what is still in flight: the deadline of the drain has come."""
         for exchange in list(self._exchanges):
@@ -72,7 +79,7 @@ class Edge:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = request_id_of(scope)
         headers = [(b"x-request-id", request_id.encode()), self._node_header]
-        exchange = Exchange(receive, send, headers, self._api.max_body_bytes)
+        exchange = Exchange(scope["extensions"][CONNECTION], receive, send, headers, self._api.max_body_bytes)
         exchange.closing = self.draining
         self._exchanges.add(exchange)
         self._idle.clear()
