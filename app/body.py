@@ -34,7 +34,7 @@ def check(value: Any, schema: Validator) -> None:
 def parse_json(raw: bytes) -> Any:
     """Parse UTF-8 JSON; raises InvalidJSON, also for nesting that no parser should follow and for NaN and Infinity."""
     try:
-        return json.loads(raw, parse_constant=_refuse_constant)
+        return _DECODER.decode(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InvalidJSON(f"The body is not UTF-8: {error.reason} at byte {error.start}; send it as UTF-8.") from None
     except RecursionError:
@@ -66,6 +66,9 @@ def require_json(content_type: str) -> None:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _short(text: str) -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from starlette.types import Message, Receive, Send
 
+from app.edge.protocol import LimitedProtocol
 from app.errors import BodyTooLarge, NodeError
 from app.sse import encode_error
 
@@ -22,12 +23,15 @@ class Exchange:
     ``end`` stops the handler from outside, through the one asyncio.Timeout that also keeps the deadline, and says why.
     """
 
-    def __init__(self, receive: Receive, send: Send, answer_headers: list[tuple[bytes, bytes]], body_limit: int) -> None:
+    def __init__(
+        self, connection: LimitedProtocol, receive: Receive, send: Send, answer_headers: list[tuple[bytes, bytes]], body_limit: int
+    ) -> None:
         self._receive, self._send = receive, send
+        self._connection, self._left = connection, self._client_left
+        connection.client_left = self._left
         self.answer_headers = answer_headers
         self._body_limit = body_limit
         self._scope_timeout: asyncio.Timeout | None = None
-        self._watcher: asyncio.Task[None] | None = None
         self._received = 0
         self._body_done = self._empty_body_due = self._finished = self._sse = False
         self._at_boundary = True
@@ -44,7 +48,7 @@ class Exchange:
             if self._empty_body_due:
                 self._empty_body_due = False
                 return {"type": "http.request", "body": b"", "more_body": False}
-            await asyncio.Event().wait()  # the watcher ends the handler when the client leaves
+            await asyncio.Event().wait()  # the handler is ended when the client leaves
         self.waiting_since = time.perf_counter()
         message = await self._receive()
         self.waiting_since = 0.0
@@ -54,8 +58,7 @@ class Exchange:
         self._received += len(message.get("body", b""))
         if self._received > self._body_limit:
             raise too_large(self._body_limit)
-        if not message.get("more_body", False):
-            self._watch_client()
+        self._body_done = not message.get("more_body", False)
         return message
 
     async def send(self, message: Message) -> None:
@@ -81,20 +84,11 @@ class Exchange:
     # The node's side
 
     def expect_no_body(self) -> None:
-        """The request has no body, so the client is watched from the start, whether or not the handler ever asks."""
-        self._empty_body_due = True
-        self._watch_client()
+        """The request has no body: a handler that asks gets its empty end at once."""
+        self._body_done = self._empty_body_due = True
 
-    def _watch_client(self) -> None:
-        # The body is here whole: from now on the server's receive can only bring the client's leaving.
-        self._body_done = True
-        self._watcher = asyncio.get_running_loop().create_task(self._watch())
-
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        if not self._finished:
-            self.end("client_gone")
+    def _client_left(self) -> None:
+        self.end("client_gone")
 
     async def run(self, handler: Awaitable[None], deadline: float) -> None:
         """Run the handler until ``deadline`` (loop time) or ``end``, either of which raises TimeoutError."""
@@ -129,8 +123,8 @@ class Exchange:
                     await self.send({"type": "http.response.body", "body": encode_error(error)})
 
     def close(self) -> None:
-        if self._watcher is not None:
-            self._watcher.cancel()
+        if self._connection.client_left is self._left:  # a pipelined request may have begun already
+            self._connection.client_left = None
 
 
 def too_large(limit: int) -> BodyTooLarge:

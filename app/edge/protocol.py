@@ -6,10 +6,14 @@ malformed ones 400, all in the one error shape, and the connection is closed.
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+CONNECTION = "astromesh.connection"
+"""Where a scope's extensions hold this protocol. Its ``client_left`` is called when the connection is gone: a task of each request's own
+that waits for ``http.disconnect`` would say the same and cost a sixth of a forwarded request."""
 _LONGEST_URL = 65_535
 """What httptools can parse; beyond it, it says "invalid"."""
 
@@ -29,6 +33,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_head, self._in_body, self._spoken = True, False, False
         self._head_bytes = 0
         self._due: asyncio.TimerHandle | None = None
+        self.client_left: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
@@ -40,9 +45,12 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._forgive()
         super().connection_lost(exc)
+        if self.client_left is not None:
+            self.client_left()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["extensions"] = {CONNECTION: self}  # type: ignore[dict-item]
         self._in_head, self._head_bytes = True, 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
