@@ -64,6 +64,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._in_body = False
         super().on_message_complete()
+        if not self.pipeline:
+            self.flow.resume_reading()  # a long body has paused it, and who does not read never hears that the client left
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -151,6 +151,7 @@ LEAVING = {
         "after_the_body",
         b"POST /v1/tools/x HTTP/1.1\r\nHost: node\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
     ),
+    "a POST of a long body": ("after_the_body", request("POST", "/v1/tools/x", body=b"x" * 1_000_000)),
     "a stream": ("streaming", request("POST", "/v1/tools/x", body=b"x")),
 }
 
