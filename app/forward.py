@@ -8,12 +8,13 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from app.connection import BrokenError
 from app.context import RequestContext, current
 from app.errors import Misdirected, NodeError, PeerLost, ServiceUnavailable
 from app.peers.peer import Peer, Peers
-from app.upstream import Answer, BrokenError, NotSentError, Upstream
+from app.upstream import Answer, NotSentError, Upstream
 
 REPLAY_BYTES = 256 * 1024
 MAX_HOPS = 3
@@ -47,7 +48,7 @@ class Body:
 
     __slots__ = ("_first", "_receive", "begun", "kept")
 
-    def __init__(self, kept: bytes | None, first: bytes = b"", receive: Receive | None = None) -> None:
+    def __init__(self, kept: bytes | None, first: bytes, receive: Receive) -> None:
         self.kept = kept
         self.begun = False
         self._first, self._receive = first, receive
@@ -55,26 +56,29 @@ class Body:
     async def stream(self) -> AsyncIterator[bytes]:
         self.begun = True
         yield self._first
-        more = self._receive is not None
+        more = True
         while more:
-            message = await self._receive()  # type: ignore[misc]
-            if message["type"] == "http.disconnect":
-                raise BrokenError("the client left before its body was here")
+            message = await _receive(self._receive)
             if chunk := message.get("body", b""):
                 yield chunk
             more = message.get("more_body", False)
+
+
+async def _receive(receive: Receive) -> Message:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        await asyncio.Event().wait()  # whoever asked is gone: this task is about to be cancelled
+    return message
 
 
 async def read_body(receive: Receive) -> Body:
     """Read up to what is kept for replay; a longer body is left to be streamed."""
     read = b""
     while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise BrokenError("the client left before its body was here")
+        message = await _receive(receive)
         read += message.get("body", b"")
         if not message.get("more_body", False):
-            return Body(read)
+            return Body(read, b"", receive)
         if len(read) > REPLAY_BYTES:
             return Body(None, read, receive)
 
@@ -143,10 +147,10 @@ class Forwarder:
         headers += [(name, value) for name, value in scope["headers"] if name not in _NOT_SENT and not name.startswith(b"x-astromesh-")]
         try:
             if body.kept is not None:
-                answer = await self._upstream.send(scope["method"], url, headers, body.kept or None)
+                answer = await self._upstream.send(scope["method"], url, headers, body.kept or None, peer.in_flight)
             else:
                 headers += [header for header in scope["headers"] if header[0] == b"content-length"]
-                answer = await self._upstream.send(scope["method"], url, headers, body.stream(), expect_continue=True)
+                answer = await self._upstream.send(scope["method"], url, headers, body.stream(), peer.in_flight)
         except NotSentError as error:
             self._peers.failed(peer, str(error))
             raise _NotBegun(str(error)) from error
@@ -172,14 +176,7 @@ class _Attempt:
 
     async def run(self, sending: Awaitable[Answer]) -> None:
         try:
-            async with asyncio.timeout(None) as limit:  # Peer.abort moves it; the deadline is kept where the request came in
-                self._peer.in_flight.add(limit)
-                try:
-                    await self._pass_on(await sending)
-                finally:
-                    self._peer.in_flight.discard(limit)
-        except TimeoutError:
-            raise _Lost(self._peer.reason or "it stopped answering") from None
+            await self._pass_on(await sending)
         except BrokenError as error:
             raise _Lost(str(error)) from error
 
@@ -187,7 +184,6 @@ class _Attempt:
         try:
             headers = []
             for name, value in answer.headers:
-                name = name.lower()
                 if name == b"x-astromesh-load":
                     self._peer.load = int(value) if value.isdigit() else 0
                 elif name not in _NOT_RETURNED:

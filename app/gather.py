@@ -9,12 +9,13 @@ from typing import Any
 
 from app.body import JSONAnswer
 from app.call import call
+from app.connection import BrokenError
 from app.context import current
 from app.errors import NodeError, ServiceUnavailable
 from app.forward import Forwarder
 from app.peers.peer import Peer
 from app.placement import Placement
-from app.upstream import BrokenError, NotSentError, Upstream
+from app.upstream import NotSentError, Upstream
 
 PEER_TIMEOUT_S = 1.0
 Row = dict[str, Any]

@@ -1,9 +1,10 @@
 """One peer as this node sees it: its address, what it says of itself, and how it fares."""
 
-import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
+
+from app.connection import Connection
 
 State = Literal["unknown", "up", "suspect", "down"]
 
@@ -55,7 +56,7 @@ class Peer:
         self.facts: PeerFacts | None = None
         self.state: State = "unknown"
         self.reason = ""
-        self.in_flight: set[asyncio.Timeout] = set()
+        self.in_flight: set[Connection] = set()
         self.load = 0
 
     @property
@@ -89,10 +90,8 @@ class Peer:
 
     def abort(self) -> None:
         """End what is in flight there, at once: it is lost."""
-        now = asyncio.get_running_loop().time()
-        for scope in list(self.in_flight):
-            if not scope.expired():
-                scope.reschedule(now)
+        for connection in list(self.in_flight):
+            connection.abort(self.reason or "it stopped answering")
 
 
 class Peers(Protocol):

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Callable, Sequence
 
 from app.call import Headers
+from app.connection import BrokenError
 from app.peers.peer import Peer, PeerFacts
-from app.upstream import BrokenError, NotSentError, Upstream
+from app.upstream import NotSentError, Upstream
 
 PROBE_INTERVAL_S = 2.0
 PROBE_TIMEOUT_S = 2.0
