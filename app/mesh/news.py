@@ -1,0 +1,90 @@
+"""News that is still to be told, and how often. Standings and joins are urgent and come first, then changed records, then loads; each is told
+a number of times that grows with the logarithm of the mesh, least told first, so that all hear it and it ends."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from itertools import islice
+from math import ceil, log10
+
+from app.mesh.members import View
+from app.mesh.messages import Entry, LoadEntry
+from app.mesh.settings import BURST_SIZE, LOAD_SENDS
+from app.mesh.wire import entry_json, load_json
+
+
+@dataclass(slots=True)
+class Item:
+    """One member's news. ``with_record``: its record is news too; ``owed``: how many tellings are still urgent; ``source`` knows it."""
+
+    urgent: bool
+    with_record: bool
+    source: str
+    owed: int
+    told: int = 0
+
+
+class News:
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._items: dict[str, Item] = {}
+        self._loads: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def is_urgent(self) -> bool:
+        return any(item.owed > 0 for item in self._items.values())
+
+    def add(self, node_id: str, source: str, *, urgent: bool, with_record: bool) -> None:
+        """``source`` is who told it, and need not be told; this node's own id when nobody did."""
+        before = self._items.get(node_id)
+        if before:
+            urgent, with_record = urgent or before.owed > 0, with_record or before.with_record
+        self._items[node_id] = Item(urgent, with_record, source, BURST_SIZE if urgent else 0)
+
+    def add_load(self, node_id: str) -> None:
+        self._loads.pop(node_id, None)
+        self._loads[node_id] = LOAD_SENDS
+
+    def entry(self, node_id: str, *, with_record: bool) -> Entry | None:
+        """What is known of a member now; nothing where it was forgotten."""
+        member = self._view.get(node_id)
+        return Entry(node_id, member.standing, member.record if with_record else None) if member else None
+
+    def take(self, receiver: str, told: Collection[str], room: int) -> list[Entry]:
+        """News for ``receiver`` besides what it is ``told`` already, in ``room`` bytes (but at least one), counted as told."""
+        if not self._items:
+            return []
+        taken: list[Entry] = []
+        limit = 4 * ceil(log10(self._view.count + 1))
+        for node_id, item in sorted(self._items.items(), key=lambda pair: (not pair[1].urgent, pair[1].told)):
+            entry = self.entry(node_id, with_record=item.with_record)
+            if entry is None or item.told >= limit:
+                del self._items[node_id]
+                continue
+            if receiver not in (node_id, item.source) and node_id not in told:
+                room -= len(entry_json(entry)) + 1
+                if room < 0 and taken:
+                    break
+                taken.append(entry)
+            item.told += 1  # also where the receiver knows it already
+            item.owed -= 1
+        return taken
+
+    def take_loads(self, receiver: str, room: int) -> list[LoadEntry]:
+        """Loads that fit into ``room`` bytes, least recently told first."""
+        taken: list[LoadEntry] = []
+        for node_id, left in list(islice(self._loads.items(), 24)):
+            if room < 90:
+                break
+            del self._loads[node_id]
+            member = self._view.get(node_id)
+            if member is None or not member.is_live:
+                continue
+            if left > 1 or node_id == receiver:
+                self._loads[node_id] = left - (node_id != receiver)  # to the end of the line
+            if node_id != receiver:
+                taken.append(LoadEntry(node_id, member.heartbeat, member.load))
+                room -= len(load_json(taken[-1])) + 1
+        return taken
