@@ -2,10 +2,8 @@
 
 NodeError (500 internal_error)
 ├── BadRequest (400 invalid_request)
-│   ├── InvalidJSON (400 invalid_json)
-│   └── SessionConflict (400 session_conflict)
+│   └── InvalidJSON (400 invalid_json)
 ├── Unauthorized (401 invalid_api_key)
-├── Forbidden (403 forbidden)
 ├── NotFound (404 not_found)
 │   ├── ModelNotFound (404 model_not_found)
 │   ├── AgentNotFound (404 agent_not_found)
@@ -18,7 +16,6 @@ NodeError (500 internal_error)
 ├── UnsupportedMediaType (415 unsupported_media_type)
 ├── Misdirected (421 misdirected)
 ├── InvalidBody (422 invalid_body)
-├── RateLimited (429 rate_limit_exceeded)
 ├── PeerLost (502 peer_lost)
 ├── ProviderError (502 provider_error)
 │   ├── ProviderRateLimited (429 provider_rate_limited)
@@ -65,16 +62,8 @@ class InvalidJSON(BadRequest):
     code = "invalid_json"
 
 
-class SessionConflict(BadRequest):
-    code = "session_conflict"
-
-
 class Unauthorized(NodeError):
     status, code, type = 401, "invalid_api_key", "authentication_error"
-
-
-class Forbidden(NodeError):
-    status, code, type = 403, "forbidden", "permission_error"
 
 
 class NotFound(NodeError):
@@ -123,10 +112,6 @@ class Misdirected(NodeError):
 
 class InvalidBody(NodeError):
     status, code, type = 422, "invalid_body", "invalid_request_error"
-
-
-class RateLimited(NodeError):
-    status, code, type = 429, "rate_limit_exceeded", "rate_limit_error"
 
 
 class PeerLost(NodeError):

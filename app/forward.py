@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from prometheus_client import CollectorRegistry, Counter
 from starlette.types import Message, Receive, Scope, Send
 
+from app.call import Headers
 from app.connection import BrokenError
 from app.context import RequestContext, current
 from app.errors import Misdirected, NodeError, PeerLost, ServiceUnavailable
@@ -32,7 +33,7 @@ _NOT_SENT = _HOP_BY_HOP | {
     b"x-session-id",
     b"content-length",
 }
-_NOT_RETURNED = _HOP_BY_HOP | {b"x-request-id", b"date", b"server"}
+_NOT_RETURNED = _HOP_BY_HOP | {b"x-request-id", b"x-astromesh-load", b"date", b"server"}
 
 
 class _NotBegun(Exception):
@@ -73,14 +74,15 @@ async def _receive(receive: Receive) -> Message:
 
 async def read_body(receive: Receive) -> Body:
     """Read up to what is kept for replay; a longer body is left to be streamed."""
-    read = b""
+    parts, size = list[bytes](), 0
     while True:
         message = await _receive(receive)
-        read += message.get("body", b"")
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
         if not message.get("more_body", False):
-            return Body(read, b"", receive)
-        if len(read) > REPLAY_BYTES:
-            return Body(None, read, receive)
+            return Body(b"".join(parts), b"", receive)
+        if size > REPLAY_BYTES:
+            return Body(None, b"".join(parts), receive)
 
 
 class Forwarder:
@@ -129,6 +131,8 @@ class Forwarder:
             except _NotBegun as refusal:
                 self._outcomes.labels(service, "not_begun").inc()
                 refusals.append(f"{peer.name}: {refusal}")
+                if body.begun:  # what was streamed of the body is gone, and a part of it must not be taken for the whole
+                    break
             except _Lost as loss:
                 self._outcomes.labels(service, "lost").inc()
                 self._peers.failed(peer, str(loss))
@@ -144,7 +148,7 @@ class Forwarder:
         query = scope["query_string"]
         url = peer.url + scope["raw_path"].decode("ascii") + (f"?{query.decode('ascii')}" if query else "")
         headers = self.node_headers(context)
-        headers += [(name, value) for name, value in scope["headers"] if name not in _NOT_SENT and not name.startswith(b"x-astromesh-")]
+        headers += [header for header in _end_to_end(scope["headers"], _NOT_SENT) if not header[0].startswith(b"x-astromesh-")]
         try:
             if body.kept is not None:
                 answer = await self._upstream.send(scope["method"], url, headers, body.kept or None, peer.in_flight)
@@ -182,12 +186,9 @@ class _Attempt:
 
     async def _pass_on(self, answer: Answer) -> None:
         try:
-            headers = []
-            for name, value in answer.headers:
-                if name == b"x-astromesh-load":
-                    self._peer.load = int(value) if value.isdigit() else 0
-                elif name not in _NOT_RETURNED:
-                    headers.append((name, value))
+            if (load := answer.header(b"x-astromesh-load")) and load.isdigit():
+                self._peer.load = int(load)
+            headers = _end_to_end(answer.headers, _NOT_RETURNED)
             self.answering = True
             await self._relay({"type": "http.response.start", "status": answer.status, "headers": headers})
             more = True
@@ -196,6 +197,12 @@ class _Attempt:
                 await self._relay({"type": "http.response.body", "body": chunk, "more_body": more})
         finally:
             answer.close()
+
+
+def _end_to_end(headers: Headers, dropped: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
+    """The headers that go on: not those in ``dropped``, nor those that a Connection header names as this hop's own."""
+    named = {token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")}
+    return [header for header in headers if header[0] not in dropped and header[0] not in named]
 
 
 def unavailable(service: str, context: RequestContext, refusals: Sequence[str]) -> NodeError:

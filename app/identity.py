@@ -22,7 +22,10 @@ def store_id(data_dir: Path) -> str:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         draft = data_dir / f".store_id-{secrets.token_hex(4)}"
-        draft.write_text(secrets.token_hex(6))
+        with draft.open("w") as file:
+            file.write(secrets.token_hex(6))
+            file.flush()
+            os.fsync(file.fileno())  # a power cut must not leave an empty id under the name
         try:
             os.link(draft, path)  # fails when it is there already: the first one wins
         except FileExistsError:

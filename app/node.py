@@ -6,7 +6,7 @@ import importlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -166,8 +166,9 @@ class Node:
         except TimeoutError:
             log.warning("the drain time is over: ending %d requests", self._edge.in_flight)
             self._edge.cut()
-            async with asyncio.timeout(1):
-                await self._edge.wait_idle()
+            with suppress(TimeoutError):  # what cannot be ended goes with the process
+                async with asyncio.timeout(1):
+                    await self._edge.wait_idle()
 
 
 def _refuse_what_is_missing(configuration: Configuration) -> None:

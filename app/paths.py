@@ -3,9 +3,11 @@
 from app.services import SERVICES
 
 _OWNERS = {segment: (service, key_at) for service, entry in SERVICES.items() for segment, key_at in entry.paths.items()}
-_WORDS = frozenset({"v1", "agents", "builtin", "channels", "chat", "completions", "doctor", "embeddings", "execute", "health", "history"})
-_WORDS |= {"livez", "memory", "mesh", "metrics", "models", "openapi.json", "providers", "rag", "readyz", "run", "state", "status", "system"}
-_WORDS |= {"tools", "traces", "turns", "webhook", "ws", "agent"}
+_ROUTES = frozenset({"/v1/agents", "/v1/agents/{}", "/v1/agents/{}/run", "/v1/chat/completions", "/v1/embeddings", "/v1/providers"})
+_ROUTES |= {"/v1/models", "/v1/models/{}", "/v1/tools", "/v1/tools/builtin", "/v1/tools/execute", "/v1/memory/{}/history/{}"}
+_ROUTES |= {"/v1/memory/{}/history/{}/turns/{}", "/v1/system/status", "/v1/system/doctor", "/v1/mesh/state", "/v1/health"}
+_ROUTES |= {"/livez", "/readyz", "/metrics"}
+_WORDS = frozenset(word for route in _ROUTES for word in route.split("/")) - {"{}"}
 
 
 def owner(path: str) -> tuple[str, str | None] | None:
@@ -21,8 +23,6 @@ def owner(path: str) -> tuple[str, str | None] | None:
 
 
 def template(path: str) -> str:
-    """A bounded label for metrics: the path with everything that is not one of our own words as {}; deep paths are cut."""
-    parts = path.split("/", 7)
-    if len(parts) < 2 or parts[1] not in _WORDS:
-        return "{}"
-    return "/".join(part if part in _WORDS or not part else "{}" for part in parts[:7])
+    """The route of a path as a label for metrics ("/v1/agents/{}/run"), from a bounded set: what is no route of ours is "other"."""
+    shape = "/".join(part if part in _WORDS else "{}" for part in path.split("/", 7))
+    return shape if shape in _ROUTES else "/v1/models/{}" if path.startswith("/v1/models/") else "other"

@@ -143,9 +143,10 @@ class Placement:
         direct = [peer for peer in known if peer.offers(service)]
         # Where some have the key, one that has not would only answer 404.
         direct = [peer for peer in direct if peer.has(service, key)] or direct
-        yield from _by_store(context.session, [peer for peer in direct if peer.usable])
+        session = context.session if service in ("agents", "memory") else None  # whose work is where a store is
+        yield from _by_store(session, [peer for peer in direct if peer.usable])
         beyond = [peer for peer in known if peer.reaches(service) and peer not in direct]
-        yield from _by_store(context.session, [peer for peer in beyond if peer.usable])
+        yield from _by_store(session, [peer for peer in beyond if peer.usable])
         yield from [peer for peer in (*direct, *beyond) if peer.state == "suspect"]
 
     def _absent(self, service: str) -> list[str]:

@@ -51,11 +51,14 @@ class Answer:
     def header(self, name: bytes) -> bytes | None:
         return next((value for key, value in self.headers if key == name), None)
 
-    async def read(self) -> bytes:
+    async def read(self, limit: int = 4 * 1024 * 1024) -> bytes:
+        """The body, whole. Raises BrokenError for one of more than ``limit`` bytes, too."""
         whole, more = bytearray(), True
         while more:
             chunk, more = await self.next_chunk()
             whole += chunk
+            if len(whole) > limit:
+                raise BrokenError(f"its answer is over {limit} bytes")
         return bytes(whole)
 
     def close(self) -> None:
@@ -86,8 +89,10 @@ class Upstream:
         A streamed body waits for the peer's 100 Continue. The connection is in ``under_way`` until the answer is closed. Raises
         NotSentError or BrokenError; a kept connection that turns out to be closed costs nothing where a repetition is safe.
         """
-        origin, authority, target = _split(url)
-        lines = [b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method.encode(), target, authority)]
+        end = url.find("/", 8)  # behind "https://"
+        base, target = (url[:end], url[end:]) if end > 0 else (url, "/")
+        origin, authority = _parsed(base)
+        lines = [b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method.encode(), target.encode("ascii"), authority)]
         lines += [b"%b: %b\r\n" % header for header in headers]
         whole = body is None or isinstance(body, bytes)
         chunked = not (whole or any(name == b"content-length" for name, _ in headers))
@@ -161,14 +166,11 @@ def _tls() -> ssl.SSLContext:
 
 
 @lru_cache(1024)
-def _split(url: str) -> tuple[Origin, bytes, bytes]:
-    """(origin, authority, target) of an absolute URL."""
-    parts = urlsplit(url)
-    target = parts.path or "/"
-    if parts.query:
-        target += f"?{parts.query}"
+def _parsed(base: str) -> tuple[Origin, bytes]:
+    """(origin, authority) of an absolute URL without its path."""
+    parts = urlsplit(base)
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    return (parts.scheme, parts.hostname or "", port), parts.netloc.encode("ascii"), target.encode("ascii")
+    return (parts.scheme, parts.hostname or "", port), parts.netloc.encode("ascii")
 
 
 def _reason(error: OSError, host: str) -> str:

@@ -429,3 +429,68 @@ async def test_an_answers_status_and_error_of_a_peer_are_passed_on(nodes: Spine,
         assert response.status == 418
         assert response.headers["Set-Cookie"] == "a=1"
         assert (await response.json())["error"]["message"] == "short and stout"
+
+
+async def test_a_body_of_which_a_part_was_streamed_is_never_sent_to_another_peer(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    class Half:
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            raise Misdirected("not me, after all")
+
+    two = await nodes.node("two", {"tools": tools(named("two"))})
+    one = await nodes.node("one", {"tools": service(Route("/v1/tools/x", Half(), methods=["POST"]))})
+    near = await nodes.node("near", peers={"one": (one.url, ["tools"]), "two": (two.url, ["tools"])})
+    near.peers.all()[1].state = "suspect"  # so that the other one is asked first
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(10):
+            yield b"x" * 100_000
+
+    async with client.post(f"{near.url}/v1/tools/x", data=body()) as response:
+        assert (response.status, (await response.json())["error"]["code"]) == (503, "service_unavailable")
+
+
+async def test_a_body_over_the_limit_is_the_clients_fault_and_not_the_peers(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    far = await nodes.node("far", {"tools": tools(echo)})
+    near = await nodes.node("near", peers={"far": (far.url, ["tools"])}, api={"max_body_bytes": 500_000})
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(8):
+            yield b"x" * 100_000
+
+    async with client.post(f"{near.url}/v1/tools/x", data=body()) as response:
+        assert (response.status, (await response.json())["error"]["code"]) == (413, "body_too_large")
+    assert near.peers.all()[0].state == "up"
+
+
+async def test_a_peer_that_freezes_before_it_wants_the_body_has_begun_nothing(
+    nodes: Spine, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def freeze(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        near.peers.all()[0].abort()
+
+    good = await nodes.node("good", {"tools": tools(named("good"))})
+    async with misbehaving("tools", freeze) as frozen:
+        near = await nodes.node("near", peers={"frozen": (frozen, ["tools"]), "good": (good.url, ["tools"])})
+        near.peers.all()[1].state = "suspect"
+
+        async def body() -> AsyncIterator[bytes]:
+            for _ in range(5):
+                yield b"x" * 100_000
+
+        async with client.post(f"{near.url}/v1/tools/x", data=body()) as response:
+            assert await response.json() == {"node": "good", "length": 500_000}
+
+
+async def test_headers_that_a_connection_header_names_stay_on_their_hop_and_others_keep_their_bytes(
+    nodes: Spine, client: aiohttp.ClientSession
+) -> None:
+    far = await nodes.node("far", {"tools": tools(echo)})
+    near = await nodes.node("near", peers={"far": (far.url, ["tools"])})
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(near.url.rsplit(":", 1)[1]))
+    writer.write("GET /v1/tools/x HTTP/1.1\r\nHost: x\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nX-Title: café\r\n\r\n".encode())
+    told = json.loads((await reader.read()).partition(b"\r\n\r\n")[2])
+    headers = dict(told["headers"])
+    assert "x-hop" not in headers
+    assert headers["x-title"].encode("latin-1").decode() == "café"
+    writer.close()

@@ -50,8 +50,10 @@ class Exchange:
                 return {"type": "http.request", "body": b"", "more_body": False}
             await asyncio.Event().wait()  # the handler is ended when the client leaves
         self.waiting_since = time.perf_counter()
-        message = await self._receive()
-        self.waiting_since = 0.0
+        try:
+            message = await self._receive()
+        finally:
+            self.waiting_since = 0.0
         if message["type"] == "http.disconnect":
             self.end("client_gone")
             return message
@@ -111,16 +113,19 @@ class Exchange:
     async def fail(self, error: NodeError) -> None:
         """Answer with an error: as its status before the answer began; as a terminal event in a stream of events; else by cutting the
         body short, which the server shows by closing the connection."""
-        if not self.status:
-            body = json.dumps(error.body()).encode()
-            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-            headers += [(key.lower().encode(), value.encode("latin-1")) for key, value in error.headers.items()]
-            await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
-            await self.send({"type": "http.response.body", "body": body})
-        elif self._sse and self._at_boundary and not self._finished:
-            with suppress(TimeoutError):  # a client that has stopped reading is not waited for
-                async with asyncio.timeout(LAST_WORD_S):
+        with suppress(TimeoutError):  # a client that has stopped reading is not waited for
+            async with asyncio.timeout(LAST_WORD_S):
+                if not self.status:
+                    await self._send_error(error)
+                elif self._sse and self._at_boundary and not self._finished:
                     await self.send({"type": "http.response.body", "body": encode_error(error)})
+
+    async def _send_error(self, error: NodeError) -> None:
+        body = json.dumps(error.body()).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        headers += [(key.lower().encode(), value.encode("latin-1")) for key, value in error.headers.items()]
+        await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
 
     def close(self) -> None:
         if self._connection.client_left is self._left:  # a pipelined request may have begun already

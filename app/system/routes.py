@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from app import __version__
 from app.body import JSONAnswer
+from app.context import current
 from app.errors import NotFound, ServiceUnavailable
 from app.placement import translate
 from app.system.view import NodeView
@@ -80,7 +81,7 @@ class System:
             "keys": {name: sorted(each.keys) for name, each in facts.items() if each.keys is not None},
             "store_id": next((each.store_id for each in facts.values() if each.store_id), None),
             "draining": view.draining.is_set(),
-            "in_flight": view.in_flight(),
+            "in_flight": view.in_flight() - current().from_peer,  # a probe is not work
             "peers": [
                 {
                     "name": peer.name,
