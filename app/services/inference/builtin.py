@@ -23,7 +23,7 @@ from itertools import takewhile
 from typing import Any
 
 from app.services.inference import features
-from app.services.inference.answer import Answer, embeddings, text_of, tool_call, usage
+from app.services.inference.answer import Answer, text_of, tool_call, usage
 from app.services.inference.places import find_zones
 from app.services.inference.provider import Chunk, ProviderSpec
 
@@ -111,10 +111,7 @@ class Builtin:
             yield answer.usage_chunk(used)
 
     async def embed(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        texts = [str(text) for text in (request["input"] if isinstance(request["input"], list) else [request["input"]])]
-        size = request.get("dimensions") or features.DIMENSIONS
-        vectors = await asyncio.to_thread(lambda: [features.embed(text, size) for text in texts])
-        return embeddings(str(request["model"]), vectors, sum(len(text.split()) for text in texts), request.get("encoding_format"))
+        return await asyncio.to_thread(features.answer, request)
 
 
 def _reply(request: Mapping[str, Any]) -> tuple[list[str], list[Call], str, dict[str, int]]:

@@ -5,11 +5,29 @@ Texts that share words or spellings come out near each other; meaning plays no p
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
-from itertools import pairwise
+from typing import Any
+
+from app.errors import BadRequest
+from app.services.inference.answer import embeddings
 
 DIMENSIONS = 256
+MAX_NUMBERS = 1_000_000
+"""In one answer: 24 MB of floats and 20 MB of JSON, whatever a small request asks for."""
+
+
+def answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    """An OpenAI embeddings request, answered. Raises BadRequest for more than MAX_NUMBERS. Takes its time: call it in a thread."""
+    given = request["input"]
+    texts = [str(text) for text in given] if isinstance(given, list) else [given]
+    dimensions = request.get("dimensions") or DIMENSIONS
+    if len(texts) * dimensions > MAX_NUMBERS:
+        told = f"{len(texts)} texts in {dimensions} dimensions are more than {MAX_NUMBERS} numbers"
+        raise BadRequest(f"{told}; send fewer texts or ask for fewer dimensions.", param="input")
+    vectors = [embed(text, dimensions) for text in texts]
+    tokens = sum(len(text.split()) for text in texts)
+    return embeddings(str(request["model"]), vectors, tokens, request.get("encoding_format"))
 
 
 def embed(text: str, dimensions: int = DIMENSIONS) -> list[float]:
@@ -23,9 +41,12 @@ def embed(text: str, dimensions: int = DIMENSIONS) -> list[float]:
 
 
 def _features(text: str) -> Iterator[str]:
-    words = re.findall(r"\w+", text)
-    for word in words:
+    before = ""
+    for match in re.finditer(r"\w+", text):
+        word = match[0]
         yield "w:" + word
         padded = f"^{word}$"
         yield from ("t:" + padded[at : at + 3] for at in range(len(padded) - 2))
-    yield from (f"b:{first} {second}" for first, second in pairwise(words))
+        if before:
+            yield f"b:{before} {word}"
+        before = word

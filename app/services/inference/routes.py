@@ -1,5 +1,6 @@
 """HTTP in, HTTP out for chat completions, embeddings, models and providers."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -8,7 +9,6 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from app.body import JSONAnswer, read_json, validator
-from app.errors import ModelNotFound
 from app.sse import EventStream
 
 
@@ -32,19 +32,11 @@ def make_routes(service: Completions, schemas: Mapping[str, Any]) -> Sequence[Ba
         return JSONAnswer(await service.complete(body))
 
     async def embed(request: Request) -> Response:
-        return JSONAnswer(await service.embed(await read_json(request, embedding)))
+        found = await service.embed(await read_json(request, embedding))
+        return await asyncio.to_thread(_vectors, found)
 
     async def models(request: Request) -> Response:
         return JSONAnswer({"object": "list", "data": service.models()})
-
-    async def model(request: Request) -> Response:
-        wanted = request.path_params["model"]
-        rows = service.models()
-        found = next((row for row in rows if row["id"] == wanted), None)
-        if found is None:
-            known = ", ".join(row["id"] for row in rows) or "none"
-            raise ModelNotFound(f"There is no model {wanted!r}; there is: {known}.", param="model")
-        return JSONAnswer(found)
 
     async def providers(request: Request) -> Response:
         return JSONAnswer({"providers": service.providers()})
@@ -53,6 +45,12 @@ def make_routes(service: Completions, schemas: Mapping[str, Any]) -> Sequence[Ba
         Route("/v1/chat/completions", complete, methods=["POST"]),
         Route("/v1/embeddings", embed, methods=["POST"]),
         Route("/v1/models", models, methods=["GET"]),
-        Route("/v1/models/{model:path}", model, methods=["GET"]),
         Route("/v1/providers", providers, methods=["GET"]),
     ]
+
+
+def _vectors(found: Mapping[str, Any]) -> Response:
+    """Embeddings, rendered one by one: all of them in one json.dumps would keep the event loop waiting for up to a second."""
+    rows = b",".join(bytes(JSONAnswer(row).body) for row in found["data"])
+    rest = bytes(JSONAnswer({key: value for key, value in found.items() if key != "data"}).body)
+    return Response(rest.removesuffix(b"}") + b',"data":[' + rows + b"]}", media_type="application/json")

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.services.inference.features import DIMENSIONS, embed
+from app.errors import BadRequest, InvalidBody
+from app.services.inference.features import DIMENSIONS, MAX_NUMBERS, embed
 from tests.services.inference.fakes import ask, inference
 
 
@@ -48,3 +50,21 @@ async def test_embeddings_are_answered_as_openai_does(tmp_path: Path) -> None:
     assert all(math.isclose(a, b, abs_tol=1e-6) for a, b in zip(packed, embed("two words"), strict=True))
     assert [row["index"] for row in many["data"]] == [0, 1]
     assert len(small["data"][0]["embedding"]) == 8
+
+
+async def test_a_small_request_for_a_huge_answer_is_refused(tmp_path: Path) -> None:
+    async with inference(tmp_path) as app:
+        with pytest.raises(BadRequest, match="500 texts in 65536 dimensions are more than 1000000 numbers") as caught:
+            await ask(app, "/v1/embeddings", {"input": ["a"] * 500, "dimensions": 65536})
+        with pytest.raises(InvalidBody) as crowded:
+            await ask(app, "/v1/embeddings", {"input": ["a"] * 2049, "dimensions": 1})
+        largest = await ask(app, "/v1/embeddings", {"input": ["a"] * 1000, "dimensions": MAX_NUMBERS // 1000})
+    assert (caught.value.status, crowded.value.param) == (400, "$.input")
+    assert (len(largest["data"]), len(largest["data"][-1]["embedding"])) == (1000, 1000)
+
+
+async def test_a_model_of_null_is_the_default_model(tmp_path: Path) -> None:
+    async with inference(tmp_path) as app:
+        vectors = await ask(app, "/v1/embeddings", {"model": None, "input": "a"})
+        said = await ask(app, "/v1/chat/completions", {"model": None, "messages": [{"role": "user", "content": "hello"}]})
+    assert (vectors["model"], said["model"]) == ("builtin", "builtin")
