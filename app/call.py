@@ -106,7 +106,7 @@ async def call(
         return {"type": "http.disconnect"}
 
     async def run() -> None:
-        CURRENT.set(context or replace(current(), hops=(), store="", from_peer=False))
+        CURRENT.set(context or replace(current(), hops=(), from_peer=False))
         try:
             await app(http_scope(method, target, sent), receive, messages.put)
         finally:

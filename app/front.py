@@ -18,9 +18,10 @@ from app.context import CURRENT, current
 from app.errors import InvalidBody, MethodNotAllowed, ModelNotFound, NotFound
 from app.gather import LISTINGS, Gatherer
 from app.placement import Placement
-from app.session import check_session_id, new_session_id
+from app.session import NO_STORE, check_session_id, new_session_id
 
 AGENT_PREFIX = "agent/"
+DEFAULT_MODEL = "default"
 _RUN = re.compile(r"/v1/agents/([^/]+)/run")
 
 
@@ -63,22 +64,26 @@ class Front:
 
     async def _by_model(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw, body = await _json_body(scope, receive)
-        model = body.get("model")
+        model = DEFAULT_MODEL if body.get("model") is None else body["model"]
         if not isinstance(model, str) or not model:
             raise InvalidBody(f"$.model: is {json.dumps(model)[:80]}; name one of the models that GET /v1/models lists.", param="$.model")
-        if session := _session_in(body):
-            CURRENT.set(replace(current(), session=session))
+        session = _session_in(body) or current().session
         if model.startswith(AGENT_PREFIX):
-            app = self._placement.locate("agents", model.removeprefix(AGENT_PREFIX))
+            await self._agent(model.removeprefix(AGENT_PREFIX), session, (scope, _replay(raw, receive), send))
         else:
-            app = self._placement.locate("inference", model)
-        await app(scope, _replay(raw, receive), send)
+            await self._placement.locate("inference", model)(scope, _replay(raw, receive), send)
 
     async def _run(self, agent: str, scope: Scope, receive: Receive, send: Send) -> None:
         raw, body = await _json_body(scope, receive)
         session = _session_in(body) or current().session or new_session_id(self._placement.store_for_new_session())
-        CURRENT.set(replace(current(), session=session))
-        await self._placement.locate("agents", agent)(scope, _replay(raw, receive), send)
+        await self._agent(agent, session, (scope, _replay(raw, receive), send))
+
+    async def _agent(self, agent: str, session: str | None, request: tuple[Scope, Receive, Send]) -> None:
+        """Run an agent where its conversation is kept; without a session, anywhere."""
+        if session is not None:
+            store = await self._placement.home(agent, session)
+            CURRENT.set(replace(current(), session=session, store="" if store == NO_STORE else store))
+        await self._placement.locate("agents", agent)(*request)
 
 
 async def _json_body(scope: Scope, receive: Receive) -> tuple[bytes, Mapping[str, Any]]:

@@ -6,20 +6,22 @@ then one that has the service, then one that reaches it. What belongs to a sessi
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
+from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.context import current
-from app.errors import MethodNotAllowed, NodeError, NotFound, ServiceUnavailable
+from app.context import CURRENT, current
+from app.errors import MethodNotAllowed, NodeError, NotFound, ServiceUnavailable, StoreUnavailable
 from app.forward import MAX_HOPS, Forwarder, unavailable
 from app.homes import SessionHomes
 from app.peers.peer import Peer, Peers
 from app.services import SERVICES
 from app.services.contract import Facts, Service
-from app.session import NO_STORE, rank_stores
+from app.session import NO_STORE, rank_stores, store_of
 
 
 class LocalService:
@@ -77,28 +79,41 @@ class Placement:
             return here
         if service in self._missing:
             raise ServiceUnavailable(f"The service {service} is enabled on this node, but this build does not have it yet.")
-        if service == "memory" and key is not None and len(stores := self.stores()) > 1:
-            return self._homes.app(key, stores, self._at_store)
+        if service == "memory" and key is not None:
+            return self._at_home(key)
         if here is not None and (here.has(key) or not self._holders(service, key)):
             return here
         return self._elsewhere(service, key)
 
-    def stores(self) -> list[str]:
-        """The ids of the stores that conversations can be kept in now, this node's own first."""
-        own = self.local["memory"].facts().store_id if "memory" in self.local else None
-        others = {
-            peer.store_id
-            for peer in self.peers.all()
-            if peer.usable and peer.store_id and (peer.offers("memory") or peer.reaches("memory"))
-        }
-        return [own, *sorted(others - {own})] if own else sorted(others)
+    def stores(self) -> set[str]:
+        """The ids of all stores that this node knows, also those that cannot be reached now."""
+        return self._stores(lambda peer: True)
 
     def store_for_new_session(self) -> str:
-        """The store that a new session begins in: this node's own, else any; NO_STORE where none is known yet."""
+        """The store that a new session begins in: this node's own, else any that can be reached; NO_STORE where there is none."""
+        own = self.local["memory"].facts().store_id if "memory" in self.local else None
+        return own or random.choice(sorted(self._stores(lambda peer: peer.usable)) or [NO_STORE])
+
+    async def home(self, agent: str, session: str) -> str:
+        """The store that keeps an agent's conversation; NO_STORE where none is known. Raises StoreUnavailable."""
         stores = self.stores()
-        if not stores:
-            return NO_STORE
-        return stores[0] if "memory" in self.local else random.choice(stores)
+        named = current().store or store_of(session) or NO_STORE
+        if named != NO_STORE:
+            if named in stores:
+                return named
+            raise StoreUnavailable(
+                f"Session {session!r} is kept in store {named}, which no node known here has now; ask again when its node is back, "
+                "or begin a new session if that store is gone for good.",
+                headers={"Retry-After": "5"},
+            )
+        if len(stores) > 1:
+            return await self._homes.find(session, f"/v1/memory/{quote(agent, safe='')}/history/{quote(session)}", stores, self._at_store)
+        return next(iter(stores), NO_STORE)
+
+    def _stores(self, counts: Callable[[Peer], bool]) -> set[str]:
+        own = self.local["memory"].facts().store_id if "memory" in self.local else None
+        keeping = [peer for peer in self.peers.all() if peer.offers("memory") or peer.reaches("memory")]
+        return {own} - {None} | {peer.store_id for peer in keeping if peer.store_id and counts(peer)}  # type: ignore[return-value]
 
     def reaches(self) -> list[str]:
         """The services that are not here and that a direct peer offers now."""
@@ -116,11 +131,19 @@ class Placement:
             if peer.node_id not in passed and any(service in peer.services or peer.reaches(service) for service in services)
         ]
 
+    def _at_home(self, session: str) -> ASGIApp:
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            store = await self.home(scope["path"].split("/")[3], session)
+            CURRENT.set(replace(current(), store="" if store == NO_STORE else store))
+            await self._at_store(store)(scope, receive, send)
+
+        return answer
+
     def _at_store(self, store: str) -> ASGIApp:
         here = self.local.get("memory")
-        if here is not None and here.facts().store_id == store:
+        if here is not None and store in (here.facts().store_id, NO_STORE):
             return here
-        return self._elsewhere("memory", None, lambda peer: peer.store_id == store)
+        return self._elsewhere("memory", None, lambda peer: store in (peer.store_id, NO_STORE))
 
     def _holders(self, service: str, key: str | None) -> list[Peer]:
         passed = current().hops
@@ -159,7 +182,9 @@ def _by_store(session: str | None, peers: list[Peer]) -> Iterator[Peer]:
     if len(peers) < 2:
         yield from peers
         return
-    ranks = {store: rank for rank, store in enumerate(rank_stores(session, {peer.store_id for peer in peers}))} if session else {}
+    told = current().store
+    stores = rank_stores(session, {peer.store_id for peer in peers}) if session else []
+    ranks = {store: -1 if store == told else rank for rank, store in enumerate(stores)}
     left = list(peers)
     while left:
         best = min(ranks.get(peer.store_id, 0) for peer in left)

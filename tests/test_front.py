@@ -92,7 +92,6 @@ async def test_the_body_is_passed_on_byte_for_byte(nodes: Spine, client: aiohttp
         (b"[" * 100_000, 400, "invalid_json"),
         (b'{"model": NaN}', 400, "invalid_json"),
         ([], 422, "invalid_body"),
-        ({}, 422, "invalid_body"),
         ({"model": ""}, 422, "invalid_body"),
         ({"model": 7}, 422, "invalid_body"),
         ({"model": "m", "session_id": "no spaces"}, 400, "invalid_request"),

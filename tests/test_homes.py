@@ -194,3 +194,20 @@ async def test_nodes_that_share_a_store_are_equal(nodes: Spine, client: aiohttp.
     for number in range(8):
         assert await store_of_turn(client, url, f"chat-{number}") == store.id
     assert store.asked == 8  # one store: nobody else is asked
+
+
+async def test_a_conversation_is_not_begun_anew_while_a_store_that_may_have_it_cannot_be_asked(
+    nodes: Spine, client: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    one, two = Store(STORES[0]), Store(STORES[1])
+    other = await nodes.node("two", {"memory": two.service()})
+    async with spine(tmp_path) as mortal:
+        made = await mortal.node("one", {"memory": one.service()})
+        gateway = await nodes.node("gateway", peers={"one": (made.url, ["memory"]), "two": (other.url, ["memory"])})
+    here, away = session_that_begins_in(two.id, [one.id, two.id]), session_that_begins_in(one.id, [one.id, two.id])
+    two.kept["", "a", here] = [{"n": 0}]
+    assert await store_of_turn(client, gateway.url, here) == two.id
+    for session in (away, new_session_id(one.id)):
+        async with client.post(f"{gateway.url}/v1/memory/a/history/{session}", json={}) as response:
+            assert response.status == 503
+    assert two.kept.keys() == {("", "a", here)}

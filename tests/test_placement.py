@@ -18,7 +18,7 @@ from app.call import call
 from app.config import load
 from app.errors import NotFound
 from app.node import Node
-from app.session import new_session_id
+from app.session import NO_STORE, new_session_id
 from tests.nodes import profile
 from tests.spine import FakeService, Spine, service, spine
 
@@ -74,10 +74,12 @@ async def test_an_agent_is_run_where_its_sessions_store_is(nodes: Spine, client:
             assert await answered_by(client, gateway.url, "/v1/agents/a/run", X_Session_Id=session) == name
 
 
-async def test_without_the_sessions_store_another_worker_takes_over(nodes: Spine, client: aiohttp.ClientSession) -> None:
+async def test_a_session_whose_store_is_not_here_is_refused_rather_than_forgotten(nodes: Spine, client: aiohttp.ClientSession) -> None:
     one = await nodes.node("one", {"agents": named("one"), "memory": named("one", store_id=STORES[0])})
     gateway = await nodes.node("gateway", peers={"one": (one.url, ["agents", "memory"])})
-    assert await answered_by(client, gateway.url, "/v1/agents/a/run", X_Session_Id=new_session_id(STORES[1])) == "one"
+    for session in (new_session_id(STORES[0]), new_session_id(NO_STORE), "chat-1"):
+        assert await answered_by(client, gateway.url, "/v1/agents/a/run", X_Session_Id=session) == "one"
+    assert await answered_by(client, gateway.url, "/v1/agents/a/run", X_Session_Id=new_session_id(STORES[1])) == "store_unavailable"
 
 
 async def test_a_suspect_peer_is_asked_only_when_nobody_else_is_there(nodes: Spine, client: aiohttp.ClientSession) -> None:
