@@ -71,6 +71,8 @@ class Draft:
         index = call.get("index")
         if index is None:
             index = len(self._calls) if begins or not self._calls else max(self._calls)
+        if not isinstance(index, int):
+            raise ValueError("the index of a tool call is no number")
         draft = self._calls.setdefault(index, {"id": "", "name": "", "arguments": ""})
         arguments = function.get("arguments") or ""
         draft["id"] = draft["id"] or call.get("id") or ""
@@ -88,4 +90,4 @@ class Draft:
         return Completion(content, tuple(calls), self.model, self.finish_reason or "stop", self.tokens_in, self.tokens_out)
 
 
-MALFORMED = (KeyError, TypeError, ValueError, AttributeError)
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RecursionError)

@@ -15,5 +15,5 @@ async def fetch(app: ASGIApp, method: str, target: str, body: Any = None, contex
         await reply.raise_for_status()
         try:
             return await reply.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             raise PeerLost(f"The answer to {method} {target} is not JSON; look into the log of the node that gave it.") from None

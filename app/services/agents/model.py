@@ -39,7 +39,7 @@ class Model:
                 return await self._ask(choice, body, voice)
             except _Untold as untold:
                 failures.append((choice.name, untold.error))
-                log.warning("model %s does not answer: %s", choice.name, untold.error.message)
+                log.warning("model %s does not answer: status %d, %s", choice.name, untold.error.status, untold.error.code)
         raise _none_answered(failures)
 
     def _body(self, choice: ModelChoice, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _take(draft: Draft, event: Event) -> str:
         if event.name != "error" and not chunk.get("error"):
             return draft.add(chunk)
     except MALFORMED:
-        raise ProviderError(f"Model {draft.model!r} sent {event.data[:100]!r}, which is no part of a chat completion.") from None
+        raise ProviderError(f"Model {draft.model!r} sent something that is no part of a chat completion.") from None
     raise AnsweredError(502, event.data.encode())
 
 

@@ -17,6 +17,7 @@ from app.services.agents.settings import Settings
 from app.services.agents.usage import Usage
 from app.services.contract import Locate
 
+_TOO_DEEP = "The arguments or the result are nested too deeply; send flatter JSON."
 _HANDED_OVER = "The call was handed to the client, who carries it out; its result does not come back in this run."
 
 
@@ -59,6 +60,8 @@ class Toolbox:
             result = await self._carry_out(call)
         except (_ToolFailed, NodeError) as error:
             result = ToolResult(call, "error", str(error), None)
+        except RecursionError:  # from whatever reads or writes the JSON on the way to the tool and back
+            result = ToolResult(call, "error", _TOO_DEEP, None)
         duration_ms = round((time.perf_counter() - began) * 1000, 3)
         return replace(result, text=self._cut(result.text), duration_ms=duration_ms)
 

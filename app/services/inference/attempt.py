@@ -125,7 +125,8 @@ async def bounded(choice: Choice, limit_s: float, what: str) -> AsyncIterator[No
 
 
 def _noted(choice: Choice, error: ProviderError) -> ProviderError:
-    log.warning("model %s: %s", choice.model, error.message)
+    """Logged without its message, in which a provider may repeat what it was asked."""
+    log.warning("provider %s, model %s: status %d, %s", choice.attached.name, choice.model, error.status, error.code)
     return error
 
 

@@ -139,7 +139,7 @@ def _messages(messages: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _native_call(function: Mapping[str, Any]) -> dict[str, Any]:
     try:
         arguments = json.loads(function.get("arguments") or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         arguments = {}
     return {"function": {"name": function["name"], "arguments": arguments if isinstance(arguments, dict) else {}}}
 

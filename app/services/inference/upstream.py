@@ -30,8 +30,11 @@ def open_session(connect_timeout_s: float) -> aiohttp.ClientSession:
 
 
 def shown_endpoint(endpoint: str) -> str:
-    """An endpoint as it may be shown: without user, password and query."""
-    return str(URL(endpoint).with_user(None).with_query(None)) if endpoint else ""
+    """An endpoint as it may be shown: without user, password and query. What cannot be read as a URL is not shown at all."""
+    try:
+        return str(URL(endpoint).with_user(None).with_query(None)) if endpoint else ""
+    except ValueError:
+        return "an address that is no URL"
 
 
 class Upstream:
@@ -80,13 +83,15 @@ class Upstream:
         except TimeoutError as error:
             raise ProviderTimeout(self._told(f"did not answer in time at {shown_endpoint(url)}")) from error
         except (aiohttp.ClientConnectorError, aiohttp.InvalidURL, ssl.SSLError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
+            url_is_wrong = isinstance(error, aiohttp.InvalidURL)  # whose text is the URL, password and all
+            reason = "mend its endpoint" if url_is_wrong else getattr(error, "strerror", None) or str(error)
             raise ProviderUnavailable(self._told(f"cannot be reached at {shown_endpoint(url)}: {reason}")) from error
         except (aiohttp.ClientError, OSError) as error:
             raise self.error(f"broke off its answer ({type(error).__name__})") from error
 
     def _told(self, what: str) -> str:
-        text = f"Provider {self._spec.name!r} {what}.".encode("utf-8", "replace").decode()
+        """In one line, for it may be logged: what a server says has line breaks at times."""
+        text = "".join(each if each.isprintable() else " " for each in f"Provider {self._spec.name!r} {what}.")
         return text.replace(self._spec.key, "***") if self._spec.key else text
 
     def _refusal(self, response: aiohttp.ClientResponse, body: bytes) -> NodeError:
@@ -106,7 +111,7 @@ class Upstream:
         if status in (408, 504):
             return ProviderTimeout(self._told(f"timed out itself (status {status}){shown}"))
         if 300 <= status < 400:
-            return self.error(f"redirects to {shown_endpoint(response.headers.get('Location', ''))}; make that its endpoint")
+            return self.error(_redirected(response))
         return self.error(f"answered status {status} at {shown_endpoint(str(response.url))}{shown}")
 
     def _answered(self, status: int, said: str, body: bytes) -> AnsweredError:
@@ -119,6 +124,15 @@ class Upstream:
             "param": detail.get("param"),
         }
         return AnsweredError(status, json.dumps({"error": error}).encode())
+
+
+def _redirected(response: aiohttp.ClientResponse) -> str:
+    """Where to. A Location may be relative (RFC 9110 §10.2.2), and from a foreign server it may be anything."""
+    try:
+        target = shown_endpoint(str(response.url.join(URL(response.headers.get("Location", "")))))
+    except ValueError:
+        return f"redirects (status {response.status}) to no address; check its endpoint"
+    return f"redirects to {target}; make that its endpoint"
 
 
 def error_message(body: bytes | str) -> str:

@@ -1,14 +1,15 @@
 """Model answers are put together from whole messages and from deltas, also from servers that are loose with the protocol."""
 
+import json
 from typing import Any
 
 import pytest
-from starlette.responses import JSONResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
 
 from app.errors import ProviderError
 from app.services.agents.agent import ModelChoice
 from app.services.agents.completion import Draft, ToolCall
+from app.services.agents.events import Voice, silence
 from app.services.agents.model import Model
 
 
@@ -48,11 +49,31 @@ def test_every_call_has_an_id_of_its_own(ids: tuple[str, str]) -> None:
     assert len({call.id for call in made} - {""}) == 2
 
 
-async def answers_nonsense(scope: Scope, receive: Receive, send: Send) -> None:
-    await JSONResponse({"choices": []})(scope, receive, send)
+def calling(index: Any) -> dict[str, Any]:
+    return {"choices": [{"delta": {"tool_calls": [{"index": 0, "id": "a"}, {"index": index, "id": "b"}]}, "message": None}]}
 
 
-async def test_an_answer_that_is_no_completion_is_a_provider_error() -> None:
-    model = Model(lambda service, key: answers_nonsense, [ModelChoice("m")], {})
+NONSENSE = [
+    '{"choices": []}',
+    json.dumps(calling("1")),
+    json.dumps(calling([1])),
+    json.dumps(calling(1.5)),
+    "[" * 100_000,
+    "null",
+    "nonsense",
+]
+
+
+@pytest.mark.parametrize("body", NONSENSE)
+async def test_an_answer_that_is_no_completion_is_a_provider_error(body: str) -> None:
+    model = Model(lambda service, key: Response(body), [ModelChoice("m")], {})
     with pytest.raises(ProviderError, match="'m' gave an answer that is no chat completion"):
         await model.complete({"messages": []}, None)
+
+
+@pytest.mark.parametrize("body", NONSENSE[1:])
+async def test_a_chunk_that_is_none_is_a_provider_error_that_tells_nothing_of_it(body: str) -> None:
+    model = Model(lambda service, key: Response(f"data: {body}\n\n"), [ModelChoice("m")], {})
+    with pytest.raises(ProviderError, match="'m' sent something that is no part of a chat completion") as caught:
+        await model.complete({"messages": []}, Voice(1, silence))
+    assert body[:10] not in caught.value.message

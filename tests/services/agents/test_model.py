@@ -16,7 +16,7 @@ from app.errors import (
     ProviderRateLimited,
     ProviderUnavailable,
 )
-from tests.services.agents.world import ScriptedModel, agent_file, agents, ask
+from tests.services.agents.world import ScriptedModel, agent_file, agents, ask, events
 from tests.support import Neighbours
 
 MODELS = {"primary": {"provider": "vllm", "model": "big", "parameters": {"temperature": 0.1}}, "fallback": {"model": "small"}}
@@ -32,6 +32,17 @@ async def test_the_fallback_is_asked_when_the_first_model_fails(tmp_path: Path, 
         result = await ask(app)
     assert [(request["model"], request.get("temperature")) for request in model.requests] == [("vllm/big", 0.1), ("small", None)]
     assert (result["answer"], result["usage"]["model"]) == ("Small answer.", "small")
+
+
+async def test_no_log_line_repeats_what_a_failing_model_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    agent_file(tmp_path, model=MODELS)
+    script: list[Any] = [{"raw": "a secret\nthought"}, ProviderError("cannot answer 'a secret question'")]
+    async with agents(tmp_path, Neighbours(inference=ScriptedModel(script))) as app:
+        with pytest.raises(ProviderUnavailable):
+            await events(app)
+    assert "model vllm/big does not answer: status 502, provider_error" in caplog.text
+    assert "model small does not answer: status 502, provider_error" in caplog.text
+    assert "secret" not in caplog.text
 
 
 async def test_a_request_that_the_model_refuses_is_not_tried_elsewhere(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def fail(error: Exception) -> Any:
         (("ghost", {}), "There is no tool 'ghost'; there is flaky."),
         (("flaky", "{broken"), "not JSON"),
         (("flaky", "[1]"), "not a JSON object"),
+        (("flaky", '{"how": ' + "[" * 100_000 + "]" * 100_000 + "}"), "nested too deeply"),
         (("flaky", {"how": "422"}), "$.arguments.how: is not allowed"),
         (("flaky", {"how": "error"}), "division by zero"),
         (("flaky", {"how": "unavailable"}), "No node here offers tools."),

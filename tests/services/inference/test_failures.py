@@ -1,5 +1,6 @@
 import asyncio
 import logging
+import re
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +79,36 @@ async def test_an_upstream_failure_names_the_provider_and_is_never_a_500(
         assert "sk-secret" not in error.message
         assert "u:p" not in error.message
         assert error.headers.get("Retry-After") == ("7" if status in (429, 503) else None)
+
+
+@pytest.mark.parametrize(
+    ("location", "told"),
+    [
+        ("/v2/chat", "/v2/chat; make that its endpoint"),
+        ("//u:p@else.where/x?k=1", "to http://else.where/x; make"),
+        ("http://[", "to no address"),
+        ("http://host:99999/", "to no address"),
+        ("mailto:someone", "to an address that is no URL"),
+        ("", "redirects to"),
+    ],
+)
+async def test_a_redirect_to_anywhere_is_the_providers_failure(tmp_path: Path, location: str, told: str) -> None:
+    server = openai_server().on(CHAT, replies(b"", 307, {"Location": location}))
+    async with inference(tmp_path, up=server) as app:
+        with pytest.raises(ProviderError, match=re.escape(told)) as caught:
+            await chat(app)
+    assert "'up'" in caught.value.message
+    assert "u:p" not in caught.value.message
+
+
+async def test_an_endpoint_that_is_no_url_is_a_provider_that_cannot_be_reached(tmp_path: Path) -> None:
+    write_providers(tmp_path, "    up: {type: openai_compat, endpoint: 'http://u:p@[broken', models: [m1]}")
+    async with inference(tmp_path) as app:
+        with pytest.raises(ProviderUnavailable, match="'up' cannot be reached") as caught:
+            await chat(app)
+        (row,) = (await ask(app, "/v1/providers"))["providers"]
+    assert row["endpoint"] == "an address that is no URL"
+    assert "u:p" not in caught.value.message
 
 
 async def test_a_refused_requests_details_are_kept(tmp_path: Path) -> None:
@@ -299,3 +330,24 @@ async def test_no_log_line_has_a_key(tmp_path: Path, caplog: pytest.LogCaptureFi
                     await chat(app)
     assert "is no good" in caplog.text
     assert "sk-secret" not in caplog.text + caught.value.message
+
+
+async def test_no_log_line_repeats_what_a_provider_said_of_a_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    server = openai_server().on(CHAT, replies(error("cannot answer\n'my secret question'"), 500))
+    async with inference(tmp_path, up=server) as app:
+        with caplog.at_level(logging.INFO):
+            for asked in (chat(app), events(app)):
+                with pytest.raises(ProviderError, match="my secret question"):
+                    await asked
+    assert caplog.text.count("provider up, model m1: status 502, provider_error\n") == 2
+    assert "secret" not in caplog.text
+
+
+async def test_what_a_provider_says_at_a_look_is_logged_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    server = FakeServer().on("GET /v1/models", replies(error("loading\nWARNING forged\r\x1b[1m"), 500))
+    async with inference(tmp_path, up=server) as app:
+        with pytest.raises(ProviderUnavailable):
+            await chat(app)
+    (told,) = [record.getMessage() for record in caplog.records if "is down" in record.getMessage()]
+    assert "loading WARNING forged" in told
+    assert told.isprintable()

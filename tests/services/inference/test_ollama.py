@@ -182,6 +182,14 @@ def test_a_request_is_translated_field_by_field() -> None:
     }
 
 
+@pytest.mark.parametrize("arguments", ["[" * 100_000 + "]" * 100_000, "{broken", "[1]", ""])
+def test_arguments_that_are_no_object_of_bearable_depth_are_sent_as_none(arguments: str) -> None:
+    made = {"id": "c9", "type": "function", "function": {"name": "calc", "arguments": arguments}}
+    request = {"model": "m", "messages": [{"role": "assistant", "content": "", "tool_calls": [made]}]}
+    sent = native_request(request, stream=False)["messages"][0]["tool_calls"]
+    assert sent == [{"function": {"name": "calc", "arguments": {}}}]
+
+
 @pytest.mark.parametrize(("choice", "sent"), [("none", 0), ("auto", 2), ({"type": "function", "function": {"name": "calc"}}, 1)])
 def test_tool_choice_decides_which_tools_are_sent(choice: object, sent: int) -> None:
     tools = [TOOL, {"type": "function", "function": {"name": "other"}}]
