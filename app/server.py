@@ -45,6 +45,11 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         self._on_started()
 
+    def close(self) -> None:
+        """Stop accepting, also where the node ends by a failure; the event loop must let go of the socket before it is closed."""
+        for server in getattr(self, "servers", ()):
+            server.close()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
