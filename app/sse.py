@@ -43,21 +43,22 @@ def encode_error(error: NodeError) -> bytes:
 async def decode(chunks: AsyncIterator[bytes]) -> AsyncGenerator[Event, None]:
     """The events of a byte stream (WHATWG "event stream"); comments, ids and retries are skipped, an unfinished last event is dropped."""
     name, data = "", list[str]()
-    async for line in lines(chunks):
-        if not line:
-            if data:
-                yield Event(name or "message", "\n".join(data))
-            name, data = "", []
-            continue
-        field, _, value = line.partition(":")
-        value = value.removeprefix(" ")
-        if field == "data":
-            data.append(value)
-        elif field == "event":
-            name = value
+    async with aclosing(lines(chunks)) as rows:
+        async for line in rows:
+            if not line:
+                if data:
+                    yield Event(name or "message", "\n".join(data))
+                name, data = "", []
+                continue
+            field, _, value = line.partition(":")
+            value = value.removeprefix(" ")
+            if field == "data":
+                data.append(value)
+            elif field == "event":
+                name = value
 
 
-async def lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
+async def lines(chunks: AsyncIterator[bytes]) -> AsyncGenerator[str, None]:
     """Complete lines without their ends (LF or CRLF), decoded as UTF-8; text after the last end is dropped."""
     rest = b""
     async for chunk in chunks:
@@ -83,7 +84,9 @@ class EventStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._events) as events:
-            first = await anext(events, b"")
+            first = await anext(events, None)
+            if first is None:
+                raise NodeError("The stream ended before its first event; ask again.")
             await send({"type": "http.response.start", "status": 200, "headers": self._headers})
             await self._stream(first, events, send)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -101,6 +104,9 @@ class EventStream:
             await self._send(send, encode_error(NodeError("The stream failed inside the node; its log has the reason.")))
         finally:
             keepalive.cancel()
+            await asyncio.wait([keepalive])
+            if not keepalive.cancelled():
+                keepalive.exception()  # its send failed, as the stream's own then did
 
     async def _send(self, send: Send, event: bytes) -> None:
         self._last_sent = asyncio.get_running_loop().time()

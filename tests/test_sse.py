@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from starlette.types import Message
 
 from app import sse
-from app.errors import ProviderError
+from app.errors import NodeError, ProviderError
 from app.sse import Event, EventStream, decode, encode
 
 JSON = st.recursive(
@@ -137,6 +137,24 @@ async def test_a_failure_before_the_first_event_is_raised_and_nothing_is_sent() 
 
     with pytest.raises(ProviderError):
         await played(events())
+
+
+async def test_a_stream_without_any_event_is_an_error_and_nothing_is_sent() -> None:
+    async def events() -> AsyncGenerator[bytes, None]:
+        return
+        yield b""
+
+    with pytest.raises(NodeError, match="ended before its first event"):
+        await played(events())
+
+
+async def test_nothing_of_a_stream_goes_on_after_it() -> None:
+    async def events() -> AsyncGenerator[bytes, None]:
+        yield encode(1)
+
+    before = asyncio.all_tasks()
+    await played(events())
+    assert asyncio.all_tasks() == before
 
 
 @pytest.mark.parametrize(("failure", "code"), [(ProviderError("broke"), "provider_error"), (RuntimeError("secret"), "internal_error")])

@@ -61,9 +61,10 @@ def embeddings(model: str, vectors: Sequence[Sequence[float]], tokens: int, enco
     return {"object": "list", "data": data, "model": model, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
 
 
-def finished(chunk: Mapping[str, Any]) -> bool:
-    """Whether a parsed chunk says why a choice ended."""
-    return any(choice.get("finish_reason") for choice in _choices(chunk))
+def finished(chunk: Mapping[str, Any]) -> set[int]:
+    """The indices of the choices of which a parsed chunk says why they ended."""
+    ended = [choice.get("index") for choice in _choices(chunk) if choice.get("finish_reason")]
+    return {index if isinstance(index, int) else 0 for index in ended}
 
 
 def has_content(chunk: Mapping[str, Any]) -> bool:

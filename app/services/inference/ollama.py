@@ -60,8 +60,9 @@ class Ollama:
     async def stream(self, request: Mapping[str, Any]) -> AsyncGenerator[Chunk, None]:
         answer, called = Answer(str(request["model"])), 0
         yield answer.chunk({"role": "assistant"})
-        async with aclosing(self._upstream.post(self._root + "/api/chat", native_request(request, stream=True))) as raw:
-            async for line in lines(raw):
+        asked = self._upstream.post(self._root + "/api/chat", native_request(request, stream=True))
+        async with aclosing(asked) as raw, aclosing(lines(raw)) as rows:
+            async for line in rows:
                 if not line.strip():
                     continue
                 found = self._upstream.parse(line)

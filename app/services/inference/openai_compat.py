@@ -73,18 +73,19 @@ class OpenAICompat:
         return found if found.get("model") else {**found, "model": request["model"]}
 
     async def stream(self, request: Mapping[str, Any]) -> AsyncGenerator[Chunk, None]:
-        ended = False
-        async with aclosing(self._upstream.post(self._api + "/chat/completions", request)) as raw:
-            async for event in decode(raw):
+        ended, wanted = set[int](), request.get("n")
+        url = self._api + "/chat/completions"
+        async with aclosing(self._upstream.post(url, request)) as raw, aclosing(decode(raw)) as events:
+            async for event in events:
                 if event.data.strip() == "[DONE]":
                     return
                 found = self._upstream.parse(event.data)
                 if event.name == "error" or not isinstance(found, dict) or "choices" not in found:
                     raise self._broken(found, "sent something that is no chunk in its stream")
-                ended = ended or finished(found)
+                ended |= finished(found)
                 data = event.data if found.get("model") else json.dumps({**found, "model": request["model"]})
                 yield Chunk(data, has_content(found))
-        if not ended:
+        if len(ended) < max(1, wanted if isinstance(wanted, int) else 1):
             raise self._upstream.error("ended its stream before its answer was complete")
 
     async def embed(self, request: Mapping[str, Any]) -> dict[str, Any]:

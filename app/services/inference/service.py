@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +85,9 @@ class Inference:
 
     async def stream(self, request: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
         """A chat completion as server-sent events; fails before the first of them, or breaks off with an error."""
-        async for event in self._attempts.stream(await self._choices(request), request):
-            yield event
+        async with aclosing(self._attempts.stream(await self._choices(request), request)) as events:
+            async for event in events:
+                yield event
 
     async def embed(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Embeddings. Fallbacks play no part: vectors of two models cannot be compared."""

@@ -2,6 +2,7 @@ import asyncio
 import logging
 import re
 import socket
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ import pytest
 from app.call import call
 from app.context import background
 from app.errors import AnsweredError, DeadlineExceeded, NodeError, ProviderError, ProviderRateLimited, ProviderTimeout, ProviderUnavailable
+from app.services.inference import Inference
+from app.services.inference.breaker import Breaker, BreakerPolicy
+from app.services.inference.catalog import Attached, Catalog
+from app.services.inference.provider import Chunk, ProviderSpec
 from tests.services.inference.fakes import (
     CHAT,
     DONE,
@@ -29,7 +34,7 @@ from tests.services.inference.fakes import (
     streams,
     write_providers,
 )
-from tests.support import serve
+from tests.support import node_context, serve
 
 KEYED = {"UP_KEY": "sk-secret"}
 
@@ -247,6 +252,39 @@ async def test_a_client_that_leaves_in_the_middle_of_a_stream_ends_the_upstream_
         async with call(app, "POST", "/v1/chat/completions", body={**QUESTION, "model": "m1", "stream": True}) as reply:
             assert b'"a"' in await anext(reply.chunks())
         await asyncio.wait_for(server.left.wait(), 5)
+
+
+class Talker:
+    """A provider that talks without end; ``closed`` once nobody listens."""
+
+    spec = ProviderSpec("talker", "builtin", models=("m1",))
+    closed = False
+
+    async def probe(self) -> tuple[str, ...]:
+        return self.spec.models
+
+    async def complete(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return completion("and on")
+
+    async def stream(self, request: Mapping[str, Any]) -> AsyncGenerator[Chunk, None]:
+        try:
+            while True:
+                yield Chunk("{}", True)
+        finally:
+            self.closed = True
+
+    async def embed(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return {}
+
+
+async def test_a_reader_who_stops_closes_the_providers_stream_before_going_on(tmp_path: Path) -> None:
+    service, talker = Inference({}, node_context(tmp_path)), Talker()
+    async with service.open():
+        service._catalog = Catalog([Attached(talker, Breaker(BreakerPolicy()), 30.0)])
+        stream = service.stream({**QUESTION, "model": "m1"})
+        assert await anext(stream)
+        await stream.aclose()
+        assert talker.closed
 
 
 async def test_a_fallback_answers_for_a_provider_that_fails(tmp_path: Path) -> None:

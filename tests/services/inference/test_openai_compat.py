@@ -66,6 +66,19 @@ async def test_a_stream_that_ends_after_its_finish_reason_without_done_is_comple
         assert (await events(app))[-1] == "data: [DONE]"
 
 
+def finish(index: int) -> bytes:
+    return delta(finish="stop").replace(b'"index": 0', b'"index": %d' % index)
+
+
+@pytest.mark.parametrize(("parts", "whole"), [((finish(0),), False), ((finish(0), finish(0)), False), ((finish(1), finish(0)), True)])
+async def test_an_answer_of_two_choices_is_complete_when_both_have_ended(tmp_path: Path, parts: tuple[bytes, ...], whole: bool) -> None:
+    server = openai_server().on(CHAT, streams(delta("a"), *parts))
+    async with inference(tmp_path, up=server) as app:
+        lines = await events(app, n=2)
+    assert (lines[-1] == "data: [DONE]") is whole
+    assert ("event: error" in lines) is not whole
+
+
 async def test_an_answer_without_a_model_gets_one(tmp_path: Path) -> None:
     chunk = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n'
     server = openai_server().on(CHAT, streams(chunk, DONE))
