@@ -116,9 +116,9 @@ class Node:
             stack.callback(listener.close)
             await stack.enter_async_context(self._upstream)
             await self._open_services(stack)
-            server = Server(
-                _open_to(self._profile.api.cors_origins, self._edge), self._profile.api, lambda: self._announce(base_url(listener))
-            )
+            edge = _open_to(self._profile.api.cors_origins, self._edge)
+            server = Server(edge, self._profile.api, lambda: self._announce(base_url(listener)))
+            stack.callback(server.close)
             async with asyncio.TaskGroup() as group:
                 work = [group.create_task(service.run()) for service in self._services.values()]
                 work += [group.create_task(self.peers.run()), group.create_task(self._edge.run())]
