@@ -46,9 +46,11 @@ class Server(uvicorn.Server):
         self._on_started()
 
     def close(self) -> None:
-        """Stop accepting, also where the node ends by a failure; the event loop must let go of the socket before it is closed."""
+        """End all that is left, where the node ends by a failure; the event loop must let go of the listener before it is closed."""
         for server in getattr(self, "servers", ()):
             server.close()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
