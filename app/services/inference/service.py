@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 
 import aiohttp
@@ -28,7 +28,6 @@ from app.services.inference.routes import make_routes
 from app.services.inference.upstream import open_session, shown_endpoint
 
 log = logging.getLogger(__name__)
-SCHEMA: Mapping[str, Any] = json.loads(Path(__file__).with_name("schema.json").read_text("utf-8"))
 
 
 class Inference:
@@ -43,7 +42,9 @@ class Inference:
             "astromesh_inference_requests", "Requests to providers, by outcome", ["provider", "outcome"], registry=node.metrics
         )
         self._attempts = Attempts(self._configuration, counter)
-        self._routes = make_routes(self, SCHEMA["requests"])
+        schemas: Mapping[str, Any] = json.loads(files(__package__).joinpath("schema.json").read_bytes())
+        self._file_schema = schemas["providers_file"]
+        self._routes = make_routes(self, schemas["requests"])
 
     @property
     def routes(self) -> Sequence[BaseRoute]:
@@ -110,7 +111,7 @@ class Inference:
 
     def _attach(self) -> tuple[list[ProviderSpec], BreakerPolicy]:
         environ, folder = self._node.environ, self._node.config_dir
-        file = read_providers(folder / "providers.yaml", SCHEMA["providers_file"], environ)
+        file = read_providers(folder / "providers.yaml", self._file_schema, environ)
         if not file.fallback_enabled:
             self._fallbacks = ()
         attached = from_environment({spec.name: spec for spec in file.providers}, environ)

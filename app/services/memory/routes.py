@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
+from importlib.resources import files
 from typing import Any, Protocol
 
 from starlette.requests import Request
@@ -14,8 +14,6 @@ from app.context import current
 from app.errors import BadRequest, SessionNotFound
 from app.services.memory.conversation import Conversation, History, check_turn_id, conversation, new_turn_id
 
-_SCHEMA = json.loads(Path(__file__).with_name("schema.json").read_bytes())
-
 
 class Histories(Protocol):
     """What the routes need of the service."""
@@ -26,7 +24,7 @@ class Histories(Protocol):
 
 
 def routes(memory: Histories) -> Sequence[BaseRoute]:
-    turn_schema = validator(_SCHEMA["requests"]["turn"])
+    turn_schema = validator(json.loads(files(__package__).joinpath("schema.json").read_bytes())["requests"]["turn"])
 
     async def read(request: Request) -> Response:
         of = _conversation(request)

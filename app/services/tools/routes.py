@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
+from importlib.resources import files
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,11 +11,9 @@ from starlette.routing import BaseRoute, Route
 from app.body import JSONAnswer, read_json, validator
 from app.services.tools.registry import Registry
 
-_SCHEMA = json.loads(Path(__file__).with_name("schema.json").read_bytes())
-
 
 def routes(registry: Registry) -> Sequence[BaseRoute]:
-    execute_schema = validator(_SCHEMA["requests"]["execute"])
+    execute_schema = validator(json.loads(files(__package__).joinpath("schema.json").read_bytes())["requests"]["execute"])
 
     async def listed(request: Request) -> Response:
         tools = registry.describe()

@@ -37,13 +37,14 @@ async def test_tool_calls_of_one_step_run_at_once_and_keep_their_order(tmp_path:
 async def test_no_more_tool_calls_run_at_once_than_allowed(tmp_path: Path) -> None:
     agent_file(tmp_path, tools=[{"name": "count", "type": "builtin"}])
     running, most = 0, 0
+    pair = asyncio.Barrier(2)
 
     async def count() -> str:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await pair.wait()
+        await pair.wait()  # nobody leaves before both have come, so that a third one would be seen
         running -= 1
         return ""
 

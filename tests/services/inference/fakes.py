@@ -16,6 +16,7 @@ from app.errors import NodeError
 from app.services.inference import Inference
 from tests.support import mounted, node_context, serve
 
+SCHEMA: Mapping[str, Any] = json.loads((Path(__file__).parents[3] / "app/services/inference/schema.json").read_bytes())
 QUESTION = {"messages": [{"role": "user", "content": "hello"}]}
 
 

@@ -10,8 +10,7 @@ from app.services.inference.attachment import from_agent_files, from_environment
 from app.services.inference.breaker import BreakerPolicy
 from app.services.inference.provider import ProviderSpec
 from app.services.inference.providers_file import ProvidersFile, read_providers
-from app.services.inference.service import SCHEMA
-from tests.services.inference.fakes import ask, inference, write_providers
+from tests.services.inference.fakes import SCHEMA, ask, inference, write_providers
 from tests.support import mounted, node_context
 
 SHIPPED = Path(__file__).parents[3] / "config" / "providers.yaml"

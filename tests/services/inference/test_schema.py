@@ -5,7 +5,7 @@ from typing import Any
 
 from app.body import validator
 from app.services.inference.configuration import Configuration, configure
-from app.services.inference.service import SCHEMA
+from tests.services.inference.fakes import SCHEMA
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "inference.md").read_text("utf-8")
 

@@ -18,6 +18,7 @@ from app.call import call
 from app.context import background
 from app.errors import BadRequest, BodyTooLarge, Conflict, InvalidBody, NodeError, SessionNotFound, StoreUnavailable
 from app.services.memory import Memory
+from app.services.memory import service as memory_service
 from app.services.memory.conversation import MemorySettings, conversation
 from tests.support import mounted, node_context
 
@@ -143,7 +144,7 @@ async def test_any_text_comes_back_as_it_was_also_half_a_surrogate_pair(tmp_path
 async def test_a_caller_who_leaves_makes_no_half_turn_and_no_harm(tmp_path: Path) -> None:
     async with memory(tmp_path) as (app, _):
         tasks = [asyncio.create_task(put(app, f"t{number}")) for number in range(20)]
-        await asyncio.sleep(0)
+        await tasks[1]  # the others are under way, or done, by then
         for task in tasks[::2]:
             task.cancel()
         done = await asyncio.gather(*tasks, return_exceptions=True)
@@ -177,11 +178,20 @@ async def test_the_check_writes_and_names_what_is_wrong(tmp_path: Path) -> None:
             await service.append(conversation("a", "", "s"), "t", [{"role": "user"}])
 
 
-async def test_the_check_says_when_writing_takes_too_long(tmp_path: Path) -> None:
-    async with memory(tmp_path) as (_, service):
+@pytest.mark.parametrize(("appended", "recent_s", "status"), [(False, 5, "error"), (True, 5, "degraded"), (True, 0, "error")])
+async def test_a_check_that_waits_too_long_is_an_error_unless_turns_are_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, appended: bool, recent_s: float, status: str
+) -> None:
+    monkeypatch.setattr(memory_service, "_CHECK_S", 0.05)
+    monkeypatch.setattr(memory_service, "_RECENT_S", recent_s)
+    async with memory(tmp_path) as (app, service):
+        if appended:
+            await put(app, "t1")
         with closing(sqlite3.connect(tmp_path / "memory/conversations-0.sqlite", isolation_level=None)) as shell:
             shell.execute("BEGIN IMMEDIATE")
-            assert "takes longer than" in (await service.check())["memory"].message
+            found = (await service.check())["memory"]
+    assert found.status == status
+    assert "takes longer than" in found.message
 
 
 async def test_background_work_removes_what_another_node_deleted(tmp_path: Path) -> None:
