@@ -1,9 +1,12 @@
-"""The builtin tools as the tools service describes them: asked for when an agent needs one that is not known yet, and kept."""
+"""The builtin tools as the tools service describes them: asked for when an agent needs one that is not known yet, kept for a minute."""
 
+import asyncio
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from app.errors import NodeError
 from app.services.agents.agent import Agent, Tool
 from app.services.agents.fetch import fetch
 from app.services.contract import Locate
@@ -13,6 +16,7 @@ _ASK_SCHEMA = {
     "properties": {"query": {"type": "string", "description": "What to ask, with all that is needed to answer it"}},
     "required": ["query"],
 }
+_KEPT_S = 60.0
 _NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
 log = logging.getLogger(__name__)
 
@@ -23,19 +27,30 @@ class Catalogue:
     def __init__(self, locate: Locate) -> None:
         self._locate = locate
         self._builtin: dict[str, Mapping[str, Any]] = {}
+        self._asked_at = -math.inf
 
     async def announce(self, agent: Agent) -> list[dict[str, Any]]:
-        """The agent's tools as OpenAI functions. Raises what the tools service raises when it has to be asked and cannot be."""
+        """The agent's tools as OpenAI functions. Raises what the tools service raises when it has to be asked and cannot be; where only
+        news of known tools is wanted, what is known goes on."""
         wanted = {tool.name for tool in agent.tools if tool.type == "builtin"}
-        if not wanted <= self._builtin.keys():
-            await self._refresh()
+        known = wanted <= self._builtin.keys()
+        if wanted and not (known and self._fresh()):
+            try:
+                await self._refresh()
+            except NodeError:
+                if not known:
+                    raise
         for name in sorted(wanted - self._builtin.keys()):
             log.warning("agent %s: there is no builtin tool %r; its model is not told of it", agent.name, name)
         return [self._function(tool) for tool in agent.tools if tool.type != "builtin" or tool.name in self._builtin]
 
+    def _fresh(self) -> bool:
+        return asyncio.get_running_loop().time() - self._asked_at < _KEPT_S
+
     async def _refresh(self) -> None:
         answer = await fetch(self._locate("tools", None), "GET", "/v1/tools/builtin")
         self._builtin = {tool["name"]: tool for tool in answer["tools"]}
+        self._asked_at = asyncio.get_running_loop().time()
 
     def _function(self, tool: Tool) -> dict[str, Any]:
         known = self._builtin[tool.name] if tool.type == "builtin" else {}

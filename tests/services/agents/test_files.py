@@ -264,11 +264,16 @@ def test_schema_settings_and_documentation_agree() -> None:
     documented = (ROOT / "docs" / "agents.md").read_text()
     assert set(SCHEMA["configuration"]["properties"]) == names
     assert [name for name in names if f"`{name}`" not in documented] == []
-    for schema in (FILE_SCHEMA, SCHEMA["configuration"], SCHEMA["defaults"], *SCHEMA["requests"].values()):
+    for schema in (FILE_SCHEMA, SCHEMA["configuration"], *SCHEMA["requests"].values()):
         Draft202012Validator.check_schema(schema)
-    defaults = SCHEMA["defaults"]["properties"]["orchestration"]["properties"]
+
+
+def test_what_a_profile_may_set_as_default_an_agent_file_may_set_too() -> None:
+    profile = json.loads((ROOT / "app" / "config" / "profile.schema.json").read_bytes())
+    defaults = profile["$defs"]["defaults"]["properties"]["orchestration"]["properties"]
     own = FILE_SCHEMA["properties"]["spec"]["properties"]["orchestration"]["properties"]
-    assert {name: own[name] for name in defaults} == defaults
+    assert set(defaults) <= set(own)
+    assert [name for name in ("pattern", "max_iterations") if defaults[name] != own[name]] == []
 
 
 def test_every_field_of_an_agent_file_is_documented() -> None:

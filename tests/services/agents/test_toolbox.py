@@ -11,6 +11,7 @@ from app.errors import (
     InvalidBody,
     ServiceUnavailable,
 )
+from app.services.agents import catalogue
 from tests.services.agents.world import CALCULATOR, ScriptedModel, Stuck, Tools, agent_file, agents, ask, calculator, calls, events, told
 from tests.support import Neighbours
 
@@ -108,6 +109,23 @@ async def test_builtin_tools_are_asked_for_once(tmp_path: Path) -> None:
         await ask(app)
         await ask(app)
     assert tools.asked_for_list == 1
+
+
+async def test_descriptions_of_tools_are_renewed_and_outlast_a_service_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "_KEPT_S", 0.0)
+    agent_file(tmp_path, tools=[CALCULATOR])
+    model, tools = ScriptedModel(["One.", "Two.", "Three."]), Tools({"calculator": calculator}, description="Adds.")
+    neighbours = Neighbours(inference=model, tools=tools)
+    async with agents(tmp_path, neighbours) as app:
+        await ask(app)
+        tools.description = "Adds and multiplies."
+        await ask(app)
+        del neighbours.apps["tools"]
+        await ask(app)
+    shown = [request["tools"][0]["function"]["description"] for request in model.requests]
+    assert shown == ["Adds.", "Adds and multiplies.", "Adds and multiplies."]
 
 
 async def test_an_agent_with_tools_fails_clearly_when_no_node_has_them(tmp_path: Path) -> None:

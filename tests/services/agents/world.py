@@ -102,12 +102,14 @@ class Tools:
     functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     asked_for_list: int = 0
     executed: list[Body] = field(default_factory=list)
+    description: str = ""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/v1/tools/builtin":
             self.asked_for_list += 1
             schema = {"type": "object", "properties": {"expression": {"type": "string"}}}
-            rows = [{"name": name, "description": f"The {name}.", "parameters": schema, "type": "builtin"} for name in self.functions]
+            told = [(name, self.description or f"The {name}.") for name in self.functions]
+            rows = [{"name": name, "description": text, "parameters": schema, "type": "builtin"} for name, text in told]
             await JSONResponse({"tools": rows, "count": len(rows)})(scope, receive, send)
             return
         body = await Request(scope, receive).json()
