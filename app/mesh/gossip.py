@@ -147,6 +147,8 @@ class Maia:
             self._stalled(gap)
         elif late > LAG_S:
             mesh.doubt = min(MAX_DOUBT, mesh.doubt + 1)
+        if now < self._due_at:
+            return
         self._seeds.tick()
         self._sync.tick()
         self._detector.tick()

@@ -1,12 +1,12 @@
-"""News that is still to be told, and how often. Standings and joins are urgent and come first, then changed records, then loads; each is told
-a number of times that grows with the logarithm of the mesh, least told first, so that all hear it and it ends."""
+"""News that is still to be told, and how often. Standings and joins are urgent and come first, then changed records, then loads; each is
+told a number of times that grows with the logarithm of the mesh, least told first, so that all hear it and it ends."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import islice
 from math import ceil, log10
 
-from app.mesh.members import View
+from app.mesh.members import Status, View
 from app.mesh.messages import Entry, LoadEntry
 from app.mesh.settings import BURST_SIZE, LOAD_SENDS
 from app.mesh.wire import entry_json, load_json
@@ -60,7 +60,7 @@ class News:
         limit = 4 * ceil(log10(self._view.count + 1))
         for node_id, item in sorted(self._items.items(), key=lambda pair: (not pair[1].urgent, pair[1].told)):
             entry = self.entry(node_id, with_record=item.with_record)
-            if entry is None or item.told >= limit:
+            if entry is None or (item.told >= limit and entry.standing[1] is not Status.SUSPECT):  # a suspicion is told until it is settled
                 del self._items[node_id]
                 continue
             if receiver not in (node_id, item.source) and node_id not in told:

@@ -28,6 +28,8 @@ _URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,120})(?::
 _NOWHERE = {"0.0.0.0", "[::]", "0"}  # noqa: S104
 _STATUSES = tuple(Status)
 
+_JSON = json.JSONEncoder(separators=(",", ":"), check_circular=False)
+
 T = TypeVar("T")
 
 
@@ -54,7 +56,7 @@ def encode(message: Message) -> bytes:
         parts.append(',"entries":[' + ",".join([entry_json(each) for each in message.entries]) + "]")
     if message.loads:
         parts.append(',"loads":[' + ",".join([load_json(each) for each in message.loads]) + "]")
-    return (json.dumps(head, separators=(",", ":"))[:-1] + "".join(parts) + "}").encode()
+    return (_JSON.encode(head)[:-1] + "".join(parts) + "}").encode()
 
 
 def entry_json(entry: Entry) -> str:
@@ -72,7 +74,7 @@ def _record_json(record: Record) -> str:
     fields = (
         record.version, record.name, record.url, record.services, record.catalogue_hash, record.store_id, int(record.draining),
     )  # fmt: skip
-    return json.dumps(fields, separators=(",", ":"))[1:-1]
+    return _JSON.encode(fields)[1:-1]
 
 
 def _head(message: Message) -> dict[str, Any]:
@@ -119,7 +121,7 @@ def decode(data: bytes) -> Message:
     if len(data) > MAX_BYTES:
         raise Refused(f"Mesh message refused: it has {len(data)} bytes; at most {MAX_BYTES} are taken.", status=413)
     try:
-        raw = json.loads(data, parse_constant=_constant)
+        raw = _PARSER.decode(data.decode())
     except (ValueError, RecursionError) as error:
         raise Refused(f"Mesh message refused: it is no JSON ({str(error)[:80]}).") from error
     if type(raw) is not dict:
@@ -139,6 +141,9 @@ def decode(data: bytes) -> Message:
 
 def _constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number")
+
+
+_PARSER = json.JSONDecoder(parse_constant=_constant)
 
 
 def _header(raw: dict[str, Any]) -> Header:

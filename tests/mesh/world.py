@@ -1,4 +1,4 @@
-"""A network in virtual time. Every message goes through the real wire code; loss, delay, cuts and frozen nodes are drawn from one seeded source."""
+"""A network in virtual time. Every message goes through the real wire code; loss, delay and cuts are drawn from one seeded source."""
 
 import heapq
 import random
@@ -79,14 +79,17 @@ class World:
     watch: Callable[[Node, Step], None] = lambda node, step: None
     at: dict[str, Node] = field(default_factory=dict)
     events: int = 0
-    _queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = field(default_factory=list)
+    _queue: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = field(default_factory=list)
     _sequence: int = 0
 
     # ---- time
 
-    def after(self, delay_s: float, do: Callable[..., None], *args: Any) -> None:
+    def after(self, delay_s: float, do: Callable[..., object], *args: Any) -> None:
+        self.do_at(self.now + delay_s, do, *args)
+
+    def do_at(self, when: float, do: Callable[..., object], *args: Any) -> None:
         self._sequence += 1
-        heapq.heappush(self._queue, (self.now + delay_s, self._sequence, do, args))
+        heapq.heappush(self._queue, (when, self._sequence, do, args))
 
     def run(self, until: float, stop: Callable[[], bool] | None = None) -> None:
         """Go on until then, or until ``stop`` (asked four times a second) is true."""
@@ -99,7 +102,7 @@ class World:
                 asked = self.now
                 if stop():
                     return
-        self.now = until
+        self.now = max(self.now, until)
 
     # ---- nodes
 
@@ -144,13 +147,10 @@ class World:
                 answer(reply.message)
         if step.events:
             self.watch(node, step)
-        if step.deadline < node.tick_at:
-            node.tick_at = step.deadline
-            self.after(max(0.0, step.deadline - self.now), self._tick, node)
-        elif node.tick_at <= self.now:
-            node.tick_at = step.deadline
+        if step.deadline < node.tick_at or node.tick_at <= self.now:
+            node.tick_at = max(step.deadline, self.now)
             if step.deadline < FOREVER:
-                self.after(max(0.0, step.deadline - self.now), self._tick, node)
+                self.do_at(node.tick_at, self._tick, node)
 
     def _tick(self, node: Node) -> None:
         if not self._runs(node, self._tick, node) or node.tick_at > self.now:

@@ -1,0 +1,191 @@
+"""Knows the truth about a world, and checks at every step that no view contradicts it more than the protocol promises."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from app.mesh.members import Standing, Status, token
+from app.mesh.messages import Event, Step
+from tests.mesh.world import FOREVER, Node, World, describe
+
+SHORT_STALL_S = 1.0  # what a process may stand still without being excused
+HEAL_SMALL_S, HEAL_LARGE_S, LARGE = 15.0, 30.0, 100
+WORTH_NOTING = {"stalled", "expelled", "accused"}
+
+
+@dataclass(slots=True)
+class Oracle:
+    world: World
+    violations: list[str] = field(default_factory=list)
+    suspicions: int = 0
+    false_suspicions: int = 0
+    false_deaths_excused: int = 0
+    messages_refuted: int = 0
+    _by_id: dict[str, Node] = field(default_factory=dict)
+    _seen: dict[tuple[str, str], Standing] = field(default_factory=dict)
+    _views: dict[tuple[str, str], int] = field(default_factory=dict)
+    _vanished_at: float = float("-inf")
+    _quiet_from: float = FOREVER
+
+    def violated(self, text: str) -> None:
+        self.world.note(f"VIOLATION {text}")
+        self.violations.append(f"{self.world.now:.2f} {text}")
+
+    # ---- every step
+
+    def watch(self, node: Node, step: Step) -> None:
+        for event in step.events:
+            if event.node_id != node.id:
+                self._never_smaller(node, event.node_id)
+            self._note(node, event)
+            if event.kind == "suspect" and event.by == node.id:
+                self._suspected(node, event.node_id)
+            elif event.kind == "dead":
+                self._died(node, event.node_id)
+        if self.world.rng.random() < 0.01:
+            self.audit(node)
+
+    def _note(self, node: Node, event: Event) -> None:
+        """What many views see alike is one line."""
+        if event.kind in ("dead", "displaced", "left"):
+            count = self._views[event.kind, event.node_id] = self._views.get((event.kind, event.node_id), 0) + 1
+            if count & (count - 1) == 0:
+                self.world.note(f"{node.id[:6]}: {describe(event)}; so in {count} views")
+        elif event.kind in WORTH_NOTING or (event.kind == "suspect" and event.by == node.id):
+            self.world.note(f"{node.id[:6]}: {describe(event)}")
+
+    def audit(self, node: Node) -> None:
+        """All of one view: nothing fell, nobody wrote another's record, the hash is what it should be."""
+        view, expected = node.maia.view, 0
+        for member in view:
+            self._never_smaller(node, member.node_id)
+            truth = self._node(member.node_id)
+            if truth is None or member.record.version > truth.maia.view.me.record.version:
+                self.violated(f"{node.id[:6]} holds a record of {member.node_id[:6]} that it never wrote")
+            if member.is_live:
+                expected ^= token(member.node_id, member.record.version)
+        if expected != view.hash or view.count != sum(each.is_live for each in view):
+            self.violated(f"{node.id[:6]} has a hash or count that its members do not have")
+
+    def _never_smaller(self, node: Node, node_id: str) -> None:
+        member = node.maia.view.get(node_id)
+        if member is None:
+            return
+        before = self._seen.get((node.id, node_id))
+        if before is not None and member.standing < before:
+            self.violated(f"{node.id[:6]} moved {node_id[:6]} from {before} to {member.standing}")
+        if before is not None and before[1] is Status.LEFT and member.is_live:
+            self.violated(f"{node_id[:6]} had left and lives again in {node.id[:6]}")
+        self._seen[node.id, node_id] = member.standing
+
+    def _suspected(self, node: Node, node_id: str) -> None:
+        """Suspicion is allowed, but not to who has just stood still; and nobody healthy is suspected while nothing is wrong."""
+        now, settings = self.world.now, self.world.settings
+        subject = self._node(node_id)
+        self.suspicions += 1
+        if subject is None or not subject.up(now):
+            return
+        self.false_suspicions += 1
+        grace = settings.gossip_interval + settings.exchange_timeout
+        for start, end in node.frozen:
+            if end - start > 3 + 1 and end <= now < end + grace - 0.05:
+                self.violated(f"{node.id[:6]} stood still until {end:.2f} and accuses {node_id[:6]}")
+        if now - settings.exchange_timeout * 2.5 > self._quiet_from and not self._excused(node, now - settings.failure_timeout):
+            self.violated(f"{node.id[:6]} suspects {node_id[:6]}, though nothing is wrong any more")
+
+    def _died(self, node: Node, node_id: str) -> None:
+        world, subject = self.world, self._node(node_id)
+        if subject is None or subject.left or not subject.up(world.now):
+            return
+        since = world.now - world.settings.failure_timeout
+        if self._excused(subject, since) or self._excused(node, since):
+            self.false_deaths_excused += 1
+            return
+        living = list(world.living(subject.identity.cluster))
+        mates = [each for each in living if each is not subject and not self._excused(each, since) and self.in_touch(each, subject, since)]
+        if node in mates and 2 * (len(mates) + 1) > len(living):
+            self.violated(f"{node_id[:6]} runs, is in touch with {len(mates)} of {len(living)}, and is dead in {node.id[:6]}")
+        else:
+            self.false_deaths_excused += 1
+
+    def _excused(self, node: Node, since: float) -> bool:
+        """Whether it was not there all the time since, or stood still."""
+        if node.started > since or not node.up(self.world.now):
+            return True
+        return any(end > since and start < self.world.now and end - start > SHORT_STALL_S for start, end in node.frozen)
+
+    def in_touch(self, one: Node, other: Node, since: float) -> bool:
+        cuts = [cut for cut in self.world.cuts if cut.end > since and cut.start < self.world.now]
+        return not any(cut.blocks(one.url, other.url) or cut.blocks(other.url, one.url) for cut in cuts)
+
+    def _node(self, node_id: str) -> Node | None:
+        if node_id not in self._by_id:
+            self._by_id = {each.id: each for each in self.world.nodes}
+        return self._by_id.get(node_id)
+
+    # ---- crashes
+
+    def crashed(self, victims: list[Node]) -> None:
+        """They crashed just now: when must who know it?"""
+        world, settings = self.world, self.world.settings
+        before = [*world.living(), *victims]
+        world.after(settings.failure_timeout + 0.05, self._must_know, victims, before, world.now, Status.SUSPECT)
+        world.after(settings.dead_timeout + 0.05, self._must_know, victims, before, world.now, Status.DEAD)
+        world.after(settings.dead_timeout + 5.05, self._must_know, victims, before, world.now, None)
+        self._vanished_at = max(self._vanished_at, world.now)
+
+    def _must_know(self, victims: list[Node], before: list[Node], when: float, least: Status | None) -> None:
+        """``least`` None: the bound that holds also when more than half are gone."""
+        for node in self.world.living():
+            if self._excused(node, when - 5):
+                continue
+            mates = [each for each in before if each is not node and not self._excused(each, when) and self.in_touch(each, node, when)]
+            if (len(before) - len(mates) - 1) * 2 > len(before) and least is not None:
+                continue
+            if not mates and len(before) > 2:
+                continue
+            for victim in victims:
+                member = node.maia.view.get(victim.id)
+                if member and member.status < (Status.DEAD if least is None else least):
+                    late = self.world.now - when
+                    self.violated(f"{victim.id[:6]} crashed {late:.1f} s ago and is {member.status.name} in {node.id[:6]}")
+
+    # ---- the end
+
+    def converged(self, cluster: str = "astromesh") -> bool:
+        living = list(self.world.living(cluster))
+        truth = {each.id: each.maia.view.me.record.version for each in living}
+        return all(self._knows(each, truth) for each in living)
+
+    def _knows(self, node: Node, truth: dict[str, int]) -> bool:
+        view = node.maia.view
+        if view.count != len(truth):
+            return False
+        for node_id, version in truth.items():
+            member = view.get(node_id)
+            if member is None or member.status is not Status.ALIVE or member.record.version != version:
+                return False
+        return True
+
+    def differences(self, cluster: str = "astromesh") -> Iterable[str]:
+        living = list(self.world.living(cluster))
+        truth = {each.id for each in living}
+        for node in living:
+            view = {each.node_id for each in node.maia.view if each.status is Status.ALIVE}
+            doubtful = {each.node_id for each in node.maia.view if each.status is Status.SUSPECT}
+            stale = {
+                each.id for each in living if (m := node.maia.view.get(each.id)) and m.record.version != each.maia.view.me.record.version
+            }
+            if view != truth or stale:
+                parts = (("lacks", truth - view - doubtful), ("suspects", doubtful), ("keeps", view - truth), ("outdated", stale))
+                told = "; ".join(f"{word} {', '.join(sorted(each[:6] for each in ids))[:120]}" for word, ids in parts if ids)
+                yield f"{node.id[:6]} {node.url} {told}"
+
+    def heal_by(self, size: int) -> float:
+        """Until when all views must be equal, when the last fault ends now."""
+        bound = HEAL_SMALL_S if size <= LARGE else HEAL_LARGE_S
+        vanished = self._vanished_at + self.world.settings.dead_timeout + 5
+        return max(self.world.now, vanished) + bound
+
+    def quiet(self) -> None:
+        """No fault any more, from now on."""
+        self._quiet_from = self.world.now
