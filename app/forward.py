@@ -163,6 +163,9 @@ class Forwarder:
                 self._peers.failed(peer, str(error))
                 raise _NotBegun(str(error)) from error
             raise _Lost(str(error)) from error
+        if not 200 <= answer.status <= 599:
+            answer.close()
+            raise _Lost(f"it answered with status {answer.status}")
         if answer.status == 421 or (answer.status == 503 and answer.header(b"x-astromesh-not-begun")):
             answer.close()
             raise _NotBegun("it cannot pass this on" if answer.status == 421 else "it takes no new work")

@@ -6,7 +6,8 @@ within the edge's limit and replayed byte for byte to whoever answers.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -15,13 +16,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app import paths
 from app.body import JSONAnswer, parse_json, require_json
 from app.context import CURRENT, current
-from app.errors import InvalidBody, MethodNotAllowed, ModelNotFound, NotFound
+from app.errors import InvalidBody, MethodNotAllowed, ModelNotFound, NotBegun, NotFound
 from app.gather import LISTINGS, Gatherer
 from app.placement import Placement
 from app.session import NO_STORE, check_session_id, new_session_id
 
 AGENT_PREFIX = "agent/"
 DEFAULT_MODEL = "default"
+MAX_HELD_BYTES = 256 * 1024 * 1024
+"""Bodies that are kept for replay, together; beyond it only small ones are taken."""
+SMALL_BYTES = 64 * 1024
 _RUN = re.compile(r"/v1/agents/([^/]+)/run")
 
 
@@ -31,6 +35,7 @@ class Front:
     def __init__(self, placement: Placement, gatherer: Gatherer) -> None:
         self._placement = placement
         self._gatherer = gatherer
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].rstrip("/") or "/"
@@ -63,20 +68,23 @@ class Front:
         raise ModelNotFound(f"There is no model {wanted!r}; there is {', '.join(str(row['id']) for row in rows) or 'none'}.", param="model")
 
     async def _by_model(self, scope: Scope, receive: Receive, send: Send) -> None:
-        raw, body = await _json_body(scope, receive)
+        async with self._json_body(scope, receive) as (raw, body):
+            await self._to_model(body, (scope, _replay(raw, receive), send))
+
+    async def _to_model(self, body: Mapping[str, Any], request: tuple[Scope, Receive, Send]) -> None:
         model = DEFAULT_MODEL if body.get("model") is None else body["model"]
         if not isinstance(model, str) or not model:
             raise InvalidBody(f"$.model: is {json.dumps(model)[:80]}; name one of the models that GET /v1/models lists.", param="$.model")
         session = _session_in(body) or current().session
         if model.startswith(AGENT_PREFIX):
-            await self._agent(model.removeprefix(AGENT_PREFIX), session, (scope, _replay(raw, receive), send))
+            await self._agent(model.removeprefix(AGENT_PREFIX), session, request)
         else:
-            await self._placement.locate("inference", model)(scope, _replay(raw, receive), send)
+            await self._placement.locate("inference", model)(*request)
 
     async def _run(self, agent: str, scope: Scope, receive: Receive, send: Send) -> None:
-        raw, body = await _json_body(scope, receive)
-        session = _session_in(body) or current().session or new_session_id(self._placement.store_for_new_session())
-        await self._agent(agent, session, (scope, _replay(raw, receive), send))
+        async with self._json_body(scope, receive) as (raw, body):
+            session = _session_in(body) or current().session or new_session_id(self._placement.store_for_new_session())
+            await self._agent(agent, session, (scope, _replay(raw, receive), send))
 
     async def _agent(self, agent: str, session: str | None, request: tuple[Scope, Receive, Send]) -> None:
         """Run an agent where its conversation is kept; without a session, anywhere."""
@@ -85,19 +93,27 @@ class Front:
             CURRENT.set(replace(current(), session=session, store="" if store == NO_STORE else store))
         await self._placement.locate("agents", agent)(*request)
 
-
-async def _json_body(scope: Scope, receive: Receive) -> tuple[bytes, Mapping[str, Any]]:
-    require_json(next((value.decode("latin-1") for name, value in scope["headers"] if name == b"content-type"), ""))
-    raw = b""
-    more = True
-    while more:
-        message = await receive()
-        raw += message.get("body", b"")
-        more = message.get("more_body", False)
-    body = parse_json(raw)
-    if not isinstance(body, Mapping):
-        raise InvalidBody("$: the body is not a JSON object; send one.", param="$")
-    return raw, body
+    @asynccontextmanager
+    async def _json_body(self, scope: Scope, receive: Receive) -> AsyncIterator[tuple[bytes, Mapping[str, Any]]]:
+        """The request's body, raw and parsed, counted among what is held for replay until the block ends."""
+        require_json(next((value.decode("latin-1") for name, value in scope["headers"] if name == b"content-type"), ""))
+        parts, size, more = list[bytes](), 0, True
+        try:
+            while more:
+                message = await receive()
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                self._held += len(parts[-1])
+                if self._held > MAX_HELD_BYTES and size > SMALL_BYTES:
+                    raise NotBegun(f"This node holds {MAX_HELD_BYTES} bytes of large requests already; ask again shortly.")
+                more = message.get("more_body", False)
+            raw = b"".join(parts)
+            body = parse_json(raw)
+            if not isinstance(body, Mapping):
+                raise InvalidBody("$: the body is not a JSON object; send one.", param="$")
+            yield raw, body
+        finally:
+            self._held -= size
 
 
 def _session_in(body: Mapping[str, Any]) -> str | None:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.body import JSONAnswer
@@ -63,16 +63,19 @@ class Gatherer:
         peers = self._placement.askable(listing.services)
         if not here and not peers:
             raise ServiceUnavailable(f"No node that this one knows offers {' or '.join(listing.services)}.", headers={"Retry-After": "1"})
-        asked = await asyncio.gather(*(self._ask(peer, listing) for peer in peers))
+        within_s = min(PEER_TIMEOUT_S, 0.8 * current().remaining_s())  # a node that asks us has its own second to keep
+        asked = await asyncio.gather(*(self._ask(peer, listing, within_s) for peer in peers))
         merged: dict[str, Row] = {}
         for service in here:
             for row in await self._local(service, listing):
                 _merge(merged, row, listing.identity, [self._node_name])
-        for peer, rows in zip(peers, asked, strict=True):
-            for row in rows or ():
-                _merge(merged, row, listing.identity, row.get("nodes") or [_shown_name(peer)])
-        missing = [_shown_name(peer) for peer, rows in zip(peers, asked, strict=True) if rows is None]
-        if not here and len(missing) == len(peers):
+        missing = list[str]()
+        for peer, answer in zip(peers, asked, strict=True):
+            rows, absent = answer or ((), (_shown_name(peer),))
+            missing += absent
+            for row in rows:
+                _merge(merged, row, listing.identity, _nodes(row) or [_shown_name(peer)])
+        if not here and not any(asked):
             raise ServiceUnavailable(
                 f"No node that offers {' or '.join(listing.services)} answers now; asked: {', '.join(missing)}.",
                 headers={"Retry-After": "1"},
@@ -92,20 +95,25 @@ class Gatherer:
             return []
         return _agents_as_models(body["agents"]) if as_models else list(body[listing.rows])
 
-    async def _ask(self, peer: Peer, listing: Listing) -> list[Row] | None:
-        if peer.state == "down":
+    async def _ask(self, peer: Peer, listing: Listing, within_s: float) -> tuple[list[Row], list[str]] | None:
+        """The peer's rows, and the nodes that it could not ask; None where it does not answer."""
+        if peer.state not in ("up", "suspect"):
             return None
-        headers = self._forwarder.node_headers(current())
+        headers = self._forwarder.node_headers(replace(current(), deadline=asyncio.get_running_loop().time() + within_s))
         try:
-            async with asyncio.timeout(PEER_TIMEOUT_S):
+            async with asyncio.timeout(within_s):
                 answer = await self._upstream.send("GET", peer.url + listing.path, headers, None)
                 try:
                     body = await answer.read()
                 finally:
                     answer.close()
-            return [row for row in json.loads(body)[listing.rows] if isinstance(row, dict)] if answer.status == 200 else None
-        except (TimeoutError, NotSentError, BrokenError, ValueError, KeyError, TypeError):
+            if answer.status != 200:
+                return None
+            rows = [row for row in json.loads(body)[listing.rows] if isinstance(row, dict) and isinstance(row.get(listing.identity), str)]
+        except (TimeoutError, NotSentError, BrokenError, ValueError, KeyError, TypeError, RecursionError):
             return None
+        partial = (answer.header(b"x-astromesh-partial") or b"").decode("latin-1")
+        return rows, [name.strip() for name in partial.split(",") if name.strip()]
 
 
 def _agents_as_models(agents: Sequence[Row]) -> list[Row]:
@@ -114,11 +122,16 @@ def _agents_as_models(agents: Sequence[Row]) -> list[Row]:
 
 
 def _merge(merged: dict[str, Row], row: Row, identity: str, nodes: Sequence[str]) -> None:
-    key = str(row.get(identity, ""))
+    key = row[identity]
     known = merged.setdefault(key, {**row, "nodes": []})
     if row.get("status") == "ready" != known.get("status"):  # what works somewhere is shown as it is there
         known = merged[key] = {**row, "nodes": known["nodes"]}
     known["nodes"] = [*known["nodes"], *(node for node in nodes if node not in known["nodes"])]
+
+
+def _nodes(row: Row) -> list[str]:
+    nodes = row.get("nodes")
+    return [node for node in nodes if isinstance(node, str)] if isinstance(nodes, list) else []
 
 
 def _shown_name(peer: Peer) -> str:

@@ -1,6 +1,7 @@
 """Who this node is, and which store its data directory is. A node's id is random per start; a store's id is written once and shared by
 all nodes that use the directory, so no node identity lives there."""
 
+import errno
 import os
 import re
 import secrets
@@ -35,7 +36,9 @@ def store_id(data_dir: Path) -> str:
         found = path.read_text().strip()
     except OSError as error:
         user = f"{os.getuid()}:{os.getgid()}"
-        remedy = f"ASTROMESH_DATA_DIR must belong to this user: `chown -R {user} {data_dir}`, or run as the user that owns it"
+        remedy = "name a directory that can be written by ASTROMESH_DATA_DIR"
+        if error.errno in (errno.EACCES, errno.EPERM):
+            remedy = f"ASTROMESH_DATA_DIR must belong to this user: `chown -R {user} {data_dir}`, or run as the user that owns it"
         raise ConfigError([Problem(str(data_dir), f"cannot be written by user {user}: {error.strerror}", remedy=remedy)]) from error
     if not re.fullmatch(r"[0-9a-f]{12}", found):
         raise ConfigError(

@@ -29,7 +29,9 @@ class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         request_id = _request_id(record)
         at = time.strftime("%H:%M:%S", time.localtime(record.created))
-        line = f"{at} {record.levelname.lower():7} {record.getMessage()}" + (f" [{request_id}]" if request_id else "")
+        principal = getattr(record, "principal", "")
+        told = " ".join(part for part in (request_id, principal) if part)
+        line = f"{at} {record.levelname.lower():7} {record.getMessage()}" + (f" [{told}]" if told else "")
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
@@ -43,6 +45,8 @@ class _JSON(logging.Formatter):
         }
         if request_id := _request_id(record):
             fields["request_id"] = request_id
+        if principal := getattr(record, "principal", ""):
+            fields["principal"] = principal
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return json.dumps(fields, ensure_ascii=False)

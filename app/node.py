@@ -101,6 +101,10 @@ class Node:
         self._edge = Edge(app, self._profile.api, auth, (self._settings.node_name, self._registry))
         if not auth.enabled:
             log.warning("no API key is set, so whoever reaches this port may use it; set ASTROMESH_API_KEYS before opening it to a network")
+        keys = self._settings.api_keys
+        if len(keys) > 1 and keys[0].name != "node":
+            log.warning("API key %s is the first, which nodes present to each other: its holder may speak for any client", keys[0].name)
+            log.warning("put a key of the nodes' own first, named node, and give it to no client")
         for name in missing:
             log.warning("the profile enables %s, but this build does not have it yet; its paths answer 503", name)
         for warning in self._warnings:
@@ -117,7 +121,7 @@ class Node:
             await stack.enter_async_context(self._upstream)
             await self._open_services(stack)
             edge = _open_to(self._profile.api.cors_origins, self._edge)
-            server = Server(edge, self._profile.api, lambda: self._announce(base_url(listener)))
+            server = Server(edge, self._profile.api, self._settings.node_name, lambda: self._announce(base_url(listener)))
             stack.callback(server.close)
             async with asyncio.TaskGroup() as group:
                 work = [group.create_task(service.run()) for service in self._services.values()]

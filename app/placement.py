@@ -174,7 +174,7 @@ class Placement:
 
     def _absent(self, service: str) -> list[str]:
         named = [peer for peer in self.peers.all() if service in peer.services]
-        return [f"{peer.name}: {peer.reason or ('it does not have it' if peer.facts else peer.state)}" for peer in named]
+        return [f"{peer.name}: {peer.reason or ('it does not have it' if peer.facts else 'not heard from yet')}" for peer in named]
 
 
 def _by_store(session: str | None, peers: list[Peer]) -> Iterator[Peer]:

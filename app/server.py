@@ -22,11 +22,10 @@ CLOSING_S = 1
 class Server(uvicorn.Server):
     """Calls ``on_started`` once it accepts connections. The node owns the signals: uvicorn would close the listener at once."""
 
-    def __init__(self, app: ASGIApp, api: ApiSettings, on_started: Callable[[], None]) -> None:
-        protocol = limited(max_head_bytes=api.max_header_bytes, head_timeout_s=api.header_timeout_s, max_connections=api.max_connections)
+    def __init__(self, app: ASGIApp, api: ApiSettings, node_name: str, on_started: Callable[[], None]) -> None:
         config = uvicorn.Config(
             app,
-            http=protocol,
+            http=limited(api, node_name),
             ws="none",
             lifespan="off",
             log_config=None,

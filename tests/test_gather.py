@@ -131,3 +131,32 @@ async def test_a_peer_lists_for_the_principal_and_under_the_id_of_the_request(no
     near = await nodes.node("near", peers={"far": (far.url, ["tools"])}, environ=keys)
     await ask(client, f"{near.url}/v1/tools", Authorization="Bearer sk-team", X_Request_Id="mine")
     assert [(context.principal, context.request_id) for context in seen] == [("team", "mine")]
+
+
+ODD_ROWS = '{"tools": [{"name": 5}, {}, 7, {"name": "b", "nodes": 5}, {"name": "c", "nodes": "xyz"}]}'
+
+
+@pytest.mark.parametrize("raw", ['{"tools": ' + "[" * 100_000, ODD_ROWS])
+async def test_odd_rows_of_a_peer_are_left_out(nodes: Spine, client: aiohttp.ClientSession, raw: str) -> None:
+    async def odd(request: Request) -> Response:
+        return Response(raw, media_type="application/json")
+
+    peer = await nodes.node("odd", {"tools": service(Route("/v1/tools", odd))})
+    near = await nodes.node("near", {"tools": tools("a")}, peers={"odd": (peer.url, ["tools"])})
+    told, _ = await ask(client, f"{near.url}/v1/tools")
+    rows = [(row["name"], row["nodes"]) for row in told["tools"]]
+    assert rows in ([("a", ["near"])], [("a", ["near"]), ("b", ["odd"]), ("c", ["odd"])])
+
+
+async def test_a_node_that_hangs_two_hops_away_costs_only_its_own_rows(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    far = await nodes.node("far", {"inference": service(Route("/v1/models", _hang))})
+    middle = await nodes.node("middle", {"agents": agents("ready", "helper")}, peers={"far": (far.url, ["inference"])})
+    near = await nodes.node("near", peers={"middle": (middle.url, ["agents"])})
+    told, partial = await ask(client, f"{near.url}/v1/models")
+    assert [row["id"] for row in told["data"]] == ["agent/helper"]
+    assert partial == "far"
+
+
+async def _hang(request: Request) -> Response:
+    await asyncio.Event().wait()
+    return Response()

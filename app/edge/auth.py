@@ -29,7 +29,13 @@ class Auth:
 
     def __init__(self, keys: Sequence[ApiKey]) -> None:
         self._keys = [(key.name, key.secret.encode()) for key in keys]
+        self._names = frozenset(key.name for key in keys)
         self._anonymous = Caller("", may_be_peer=not keys)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all keys: the principals there can be."""
+        return self._names
 
     @property
     def enabled(self) -> bool:

@@ -37,14 +37,14 @@ class Edge:
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = self.refusing = False
-        labels = ["method", "path", "status"]
+        labels = ["method", "path", "status", "principal"]
         self._requests = Counter(
-            "astromesh_http_requests", "Requests answered, by method, path template and status.", labels, registry=registry
+            "astromesh_http_requests", "Requests answered, by method, path template, status and key's name.", labels, registry=registry
         )
         self._duration = Histogram(
             "astromesh_http_request_duration_seconds", "From the request's head to the answer's end.", ["path"], registry=registry
         )
-        self._children: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
+        self._children: dict[tuple[str, str, str, str], tuple[Counter, Histogram]] = {}
         gauge = Gauge("astromesh_http_requests_in_flight", "Requests that are being answered.", registry=registry)
         gauge.set_function(lambda: len(self._exchanges))
 
@@ -97,6 +97,7 @@ class Edge:
     async def _answer(self, exchange: Exchange, scope: Scope, request_id: str) -> None:
         loop = asyncio.get_running_loop()
         head = read_head(scope, request_id, self._auth, self._api.deadline_s, loop)
+        exchange.principal = head.context.principal
         if head.context.from_peer:
             exchange.answer_headers.append((b"x-astromesh-load", str(len(self._exchanges) - 1).encode()))
         self._admit(exchange, scope, head)
@@ -146,18 +147,18 @@ class Edge:
         status = "499" if exchange.ended_by == "client_gone" else str(exchange.status)
         seconds = time.perf_counter() - exchange.started_at
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        self._count(method, path, status, seconds)
+        principal = exchange.principal if exchange.principal in self._auth.names else ""
+        self._count((method, path, status, principal), seconds)
         level = logging.DEBUG if path in _WATCHED else logging.INFO
         if access_log.isEnabledFor(level):
-            extra = {"request_id": request_id}
+            extra = {"request_id": request_id, "principal": exchange.principal}
             target = scope["raw_path"][:500].decode("latin-1")  # as it came: decoded, it could hold a line end
             access_log.log(level, "%s %s %s %.1f ms", scope["method"], target, status, seconds * 1000, extra=extra)
 
-    def _count(self, method: str, path: str, status: str, seconds: float) -> None:
-        key = (method, path, status)
+    def _count(self, key: tuple[str, str, str, str], seconds: float) -> None:
         found = self._children.get(key)
         if found is None:
-            found = self._children[key] = (self._requests.labels(*key), self._duration.labels(path))
+            found = self._children[key] = (self._requests.labels(*key), self._duration.labels(key[1]))
         found[0].inc()
         found[1].observe(seconds)
 

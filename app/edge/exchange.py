@@ -38,6 +38,7 @@ class Exchange:
         self.closing = self.expired = False
         self.status = 0
         self.ended_by: Ending | None = None
+        self.principal = ""
         self.started_at = time.perf_counter()
         self.waiting_since = 0.0  # when the handler began to wait for more of the body; 0: it does not
 

@@ -11,6 +11,9 @@ from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from app.config.profile import ApiSettings
+from app.context import new_request_id
+
 CONNECTION = "astromesh.connection"
 """Where a scope's extensions hold this protocol. Its ``client_left`` is called when the connection is gone: a task of each request's own
 that waits for ``http.disconnect`` would say the same and cost a sixth of a forwarded request."""
@@ -27,6 +30,7 @@ class LimitedProtocol(HttpToolsProtocol):
     max_head_bytes: ClassVar[int] = 64 * 1024
     head_timeout_s: ClassVar[float] = 10.0
     max_connections: ClassVar[int] = 10_000
+    node_name: ClassVar[bytes] = b""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -78,6 +82,8 @@ class LimitedProtocol(HttpToolsProtocol):
         counted = len(data) if self._in_head else 0
         super().data_received(data)
         self._spoken = True
+        if self.parser is None:
+            return
         if self._in_head:
             self._head_bytes += counted
         if self._in_head and self._head_bytes > self.max_head_bytes:
@@ -113,11 +119,17 @@ class LimitedProtocol(HttpToolsProtocol):
     def _refuse(self, status: int, code: str, message: str) -> None:
         kind = "server_error" if status >= 500 else "invalid_request_error"
         body = json.dumps({"error": {"message": message, "type": kind, "code": code, "param": None}}).encode()
-        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-        if not self.transport.is_closing():
-            if self._may_speak():
-                self.transport.write(STATUS_LINE[status] + head + body)
-            self.transport.close()
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
+        head += b"x-request-id: %b\r\nx-astromesh-node: %b\r\n\r\n" % (new_request_id().encode(), self.node_name)
+        if self.transport.is_closing():
+            return
+        if self._may_speak():
+            self.transport.write(STATUS_LINE[status] + head + body)
+        elif not self.pipeline and not self.cycle.response_complete:
+            self.cycle.keep_alive = False  # the answer that is on its way goes out first, whole; what follows is not read
+            self.parser = None  # type: ignore[assignment]
+            return
+        self.transport.close()
 
     def _may_speak(self) -> bool:
         """Whether no other answer is on its way; a request of which nothing was answered yet is given up for this one."""
@@ -130,7 +142,7 @@ class LimitedProtocol(HttpToolsProtocol):
         return True
 
 
-def limited(*, max_head_bytes: int, head_timeout_s: float, max_connections: int) -> type[LimitedProtocol]:
-    """The protocol class with these limits: bytes, seconds, and open connections."""
-    limits = {"max_head_bytes": max_head_bytes, "head_timeout_s": head_timeout_s, "max_connections": max_connections}
-    return type("Protocol", (LimitedProtocol,), limits)
+def limited(api: ApiSettings, node_name: str) -> type[LimitedProtocol]:
+    """The protocol class with the limits of ``api``."""
+    limits = {"max_head_bytes": api.max_header_bytes, "head_timeout_s": api.header_timeout_s, "max_connections": api.max_connections}
+    return type("Protocol", (LimitedProtocol,), {**limits, "node_name": node_name.encode("latin-1", "replace")})

@@ -21,6 +21,7 @@ class PeerFacts:
     store_id: str = ""
     draining: bool = False
     in_flight: int = 0
+    believes_us: bool = True
 
     @classmethod
     def parse(cls, status: Any) -> "PeerFacts":
@@ -29,15 +30,21 @@ class PeerFacts:
             return cls()
         services, keys = status.get("services"), status.get("keys")
         return cls(
-            node_id=str(status.get("node_id") or ""),
-            node_name=str(status.get("node_name") or ""),
+            node_id=_name(status.get("node_id")),
+            node_name=_name(status.get("node_name")),
             services=frozenset(name for name, on in services.items() if on) if isinstance(services, Mapping) else frozenset(),
             reaches=_names(status.get("reaches")),
             keys={name: _names(each) for name, each in keys.items()} if isinstance(keys, Mapping) else {},
-            store_id=str(status.get("store_id") or ""),
+            store_id=_name(status.get("store_id")),
             draining=bool(status.get("draining")),
             in_flight=load if isinstance(load := status.get("in_flight"), int) else 0,
+            believes_us=status.get("believes_caller") is not False,
         )
+
+
+def _name(value: Any) -> str:
+    """A name that can stand in a header and a message; "" for anything else."""
+    return value if isinstance(value, str) and len(value) < 128 and value.isascii() and value.isprintable() else ""
 
 
 def _names(value: Any) -> frozenset[str]:
@@ -74,8 +81,8 @@ class Peer:
 
     @property
     def usable(self) -> bool:
-        """In the routing view: not known to be failing, nor shutting down."""
-        return self.state in ("up", "unknown") and not (self.facts and self.facts.draining)
+        """In the routing view: it has spoken, does not fail, and is not shutting down."""
+        return self.state == "up" and not (self.facts and self.facts.draining)
 
     def offers(self, service: str) -> bool:
         return service in self.services and (self.facts is None or service in self.facts.services)

@@ -16,6 +16,7 @@ RETRY_S = (0.1, 1.0)
 """Seconds between probes of a failing peer: the first, doubling up to the second."""
 LOST_AFTER_S = 6.0
 """A peer that was silent this long, though its address takes connections, has lost what it was working on (three missed probes)."""
+MAX_STATUS_BYTES = 1024 * 1024
 log = logging.getLogger(__name__)
 
 
@@ -50,7 +51,7 @@ class StaticPeers:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 answer = await self._upstream.send("GET", f"{peer.url}/v1/system/status", self._node_headers(), None)
                 try:
-                    body = await answer.read()
+                    body = await answer.read(MAX_STATUS_BYTES)
                 finally:
                     answer.close()
         except TimeoutError:
@@ -68,7 +69,11 @@ class StaticPeers:
         wake, delay = self._wake[peer.name], RETRY_S[0]
         while True:
             wake.clear()
-            await self.probe(peer)
+            try:
+                await self.probe(peer)
+            except Exception:  # a peer of which nobody knows what it says next must not end this node
+                log.exception("probing peer %s failed", peer.name)
+                self.failed(peer, "its status could not be read")
             delay = PROBE_INTERVAL_S if peer.state == "up" else min(RETRY_S[1], delay * 2 if delay < PROBE_INTERVAL_S else RETRY_S[0])
             try:
                 async with asyncio.timeout(delay):
@@ -83,10 +88,14 @@ class StaticPeers:
             self.failed(peer, f"its status answers {status}" + (", check ASTROMESH_API_KEYS on both nodes" if status == 401 else ""))
             return
         try:
-            peer.facts = PeerFacts.parse(json.loads(body))
-        except ValueError:
+            facts = PeerFacts.parse(json.loads(body))
+        except (ValueError, RecursionError):
             self.failed(peer, "its status is not JSON; is this an Astromesh node?")
             return
+        if not facts.believes_us:  # it would take the requests of all clients for those of one
+            self.failed(peer, "it takes this node for a client; the first of ASTROMESH_API_KEYS must be the same on both nodes")
+            return
+        peer.facts = facts
         if peer.state != "up":
             log.info("peer %s at %s is up", peer.name, peer.url)
         peer.state, peer.reason, peer.load = "up", "", peer.facts.in_flight

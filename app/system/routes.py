@@ -81,6 +81,7 @@ class System:
             "keys": {name: sorted(each.keys) for name, each in facts.items() if each.keys is not None},
             "store_id": next((each.store_id for each in facts.values() if each.store_id), None),
             "draining": view.draining.is_set(),
+            "believes_caller": current().from_peer,
             "in_flight": view.in_flight() - current().from_peer,  # a probe is not work
             "peers": [
                 {

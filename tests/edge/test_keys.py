@@ -145,3 +145,13 @@ def test_every_key_is_compared_and_none_is_shown() -> None:
     assert auth.caller(b"Bearer sk-1", False).may_be_peer
     assert auth.node_header() == (b"authorization", b"Bearer sk-1")
     assert "sk-1" not in repr(ApiKey("a", "sk-1"))
+
+
+async def test_a_peer_that_has_another_first_key_is_not_used_and_named(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    keys = "team-a:sk-a,team-b:sk-b"
+    far = await nodes.node("far", telling(), environ={"ASTROMESH_API_KEYS": f"fresh:sk-new,node:sk-node,{keys}"})
+    near = await nodes.node("near", peers={"far": (far.url, ["tools"])}, environ={"ASTROMESH_API_KEYS": f"node:sk-node,{keys}"})
+    async with client.get(f"{near.url}/v1/tools/x", headers={"Authorization": "Bearer sk-a"}) as response:
+        error = (await response.json())["error"]
+        assert (response.status, error["code"]) == (503, "service_unavailable")
+        assert "the first of ASTROMESH_API_KEYS must be the same" in error["message"]

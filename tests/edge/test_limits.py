@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import http.client
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -302,3 +303,33 @@ async def test_many_connections_at_once_are_all_answered(node: Node) -> None:
             return await ask(connection)
 
     assert set(await asyncio.gather(*(one() for _ in range(200)))) == {200}
+
+
+async def test_stray_bytes_behind_a_request_do_not_take_its_answer(node: Node) -> None:
+    async with wire(node.url) as connection:
+        connection.send(request("POST", "/v1/tools/x", body=b"whole") + b" xx\r\n\r\n")
+        assert b"whole" in (await connection.answer()).body
+        assert await connection.closed() == b""
+
+
+async def test_what_the_server_refuses_by_itself_names_the_node_and_an_id_too(node: Node) -> None:
+    async with wire(node.url) as connection:
+        connection.send(b"garbage\r\n\r\n")
+        headers = (await connection.answer()).headers
+        assert headers["x-request-id"].startswith("req_")
+        assert headers["x-astromesh-node"]
+
+
+async def test_clients_that_read_no_answers_do_not_hold_the_node(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    node = await nodes.node("patient", telling(), environ={"ASTROMESH_API_KEYS": "node:sk-1"})
+    async with AsyncExitStack() as stack:
+        for _ in range(3):
+            deaf = await stack.enter_async_context(wire(node.url))
+            deaf.writer.transport.set_write_buffer_limits(high=1 << 24)
+            deaf.send(request("GET", "/v1/tools/x", f"X-Request-Id: {'x' * 128}") * 20_000)
+        headers = {"Authorization": "Bearer sk-1"}
+        async with asyncio.timeout(15):
+            while True:
+                async with client.get(f"{node.url}/v1/system/status", headers=headers) as response:
+                    if (await response.json())["in_flight"] == 1:
+                        break

@@ -75,7 +75,7 @@ def free_port() -> int:
 async def test_a_probe_takes_in_what_the_peer_says_and_presents_the_node() -> None:
     asked: list[Any] = []
     async with serve(answering(200, STATUS, asked)) as url, watched(url, [(b"authorization", b"Bearer k")]) as (peers, peer):
-        assert peer.usable
+        assert not peer.usable  # until it has spoken: who takes us for a client would mix up the clients' conversations
         await peers.probe(peer)
     assert (peer.state, peer.node_id, peer.store_id, peer.busy) == ("up", "n1", "a" * 12, 3)
     assert asked[0][0] == "/v1/system/status"
@@ -92,7 +92,14 @@ async def test_what_the_profile_names_and_the_peer_lacks_is_not_offered() -> Non
 
 @pytest.mark.parametrize(
     ("status", "body", "reason"),
-    [(401, {}, "ASTROMESH_API_KEYS"), (500, {}, "500"), (200, b"<html>", "Astromesh node")],
+    [
+        (401, {}, "ASTROMESH_API_KEYS"),
+        (500, {}, "500"),
+        (200, b"<html>", "Astromesh node"),
+        (200, b"[" * 200_000, "Astromesh node"),
+        (200, b" " * 2_000_000, "over 1048576 bytes"),
+        (200, {"believes_caller": False}, "the first of ASTROMESH_API_KEYS"),
+    ],
 )
 async def test_an_answer_that_is_no_status_puts_the_peer_out_of_the_view(status: int, body: Any, reason: str) -> None:
     async with serve(answering(status, body)) as url, watched(url) as (peers, peer):
