@@ -1,15 +1,18 @@
 """A conversation that an agent remembers, kept by the memory service: read before a run, and one whole turn stored after it."""
 
+import logging
 import secrets
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from app.errors import NodeError
+from app.errors import BodyTooLarge, NodeError
 from app.services.agents.completion import Message
+from app.services.agents.excerpt import shortened, size_of
 from app.services.agents.fetch import fetch
 from app.services.contract import Locate
 
 _UNANSWERED = "No result was given."
+log = logging.getLogger(__name__)
 
 
 class Conversation:
@@ -32,10 +35,25 @@ class Conversation:
         messages: list[Message] = answer["messages"]
         return messages
 
-    async def store(self, messages: Sequence[Message]) -> None:
-        """Raises what the memory service raises: a turn that is not stored has not been had."""
+    async def store(self, asked: Sequence[Message], added: Sequence[Message]) -> None:
+        """Store the turn. What the run ``added`` is shortened where memory has no room for it, since the run's work is done by then.
+
+        Raises what else the memory service raises: a turn that is not stored has not been had.
+        """
+        kept = added
+        while True:
+            try:
+                await self._put([*asked, *kept])
+                return
+            except NodeError as error:
+                before, kept = size_of(kept), shortened(added, size_of(kept) // 2)
+                if error.code != BodyTooLarge.code or size_of(kept) >= before:
+                    raise
+                log.warning("a turn is too large for memory: what the run added to it is cut from %d to %d bytes", before, size_of(kept))
+
+    async def _put(self, messages: list[Message]) -> None:
         target = f"{self._path}/turns/{self._turn}"
-        await fetch(self._locate("memory", self._session), "PUT", target, {"messages": list(messages)})
+        await fetch(self._locate("memory", self._session), "PUT", target, {"messages": messages})
 
 
 def mend(messages: Sequence[Message]) -> list[Message]:

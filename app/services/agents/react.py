@@ -1,6 +1,6 @@
 """ReAct (Yao et al. 2022) by the model's own tool calls: ask, carry out what it calls for, tell it the results, until it answers.
 
-The rule: what the model is told is exactly what the steps show and what memory keeps.
+The rule: what the model is told is exactly what the steps show and what memory keeps (cut only where memory has no room for it).
 """
 
 import asyncio

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.context import CURRENT, RequestContext, current
-from app.errors import AgentUnavailable, DeadlineExceeded, InvalidBody, NodeError
+from app.errors import AgentUnavailable, BodyTooLarge, DeadlineExceeded, InvalidBody, NodeError
 from app.services.agents.agent import Agent
 from app.services.agents.catalogue import Catalogue
 from app.services.agents.completion import Message, ToolCall
 from app.services.agents.conversation import Conversation, mend
 from app.services.agents.events import Emit
+from app.services.agents.excerpt import size_of
 from app.services.agents.model import Model
 from app.services.agents.react import Bounds, Loop
 from app.services.agents.settings import Settings
@@ -93,7 +94,9 @@ class Runner:
     async def _run(self, agent: Agent, question: Question, emit: Emit) -> Result:
         conversation = None
         history: Sequence[Message] = question.messages
+        asked = [message for message in question.messages if message["role"] in _STORED]
         if agent.memory_turns is not None and question.session is not None:
+            self._check_size(asked)
             conversation = Conversation(self._locate, agent.name, question.session)
             history = mend([*await conversation.recall(agent.memory_turns), *question.messages])
         if not history:
@@ -102,10 +105,17 @@ class Runner:
         loop = self._loop(agent, question, emit)
         answer, outcome = await loop.run([*self._system(agent, question, tools), *history], tools)
         if conversation:
-            await conversation.store([m for m in (*question.messages, *loop.added) if m["role"] in _STORED])
+            await conversation.store(asked, loop.added)
         return Result(
             agent.name, answer, outcome, loop.steps, loop.usage, question.session, current().trace_id, handed_over=loop.handed_over
         )
+
+    def _check_size(self, asked: Sequence[Message]) -> None:
+        """Before anything is done for it: a question that memory would refuse afterwards is refused now."""
+        size, limit = size_of(asked), self._settings.question_bytes
+        if size > limit:
+            told = f"The question has {size} bytes; an agent with memory takes at most {limit} (spec.agents.question_bytes)"
+            raise BodyTooLarge(f"{told}. Send less, or ask without a session.")
 
     def _loop(self, agent: Agent, question: Question, emit: Emit) -> Loop:
         usage = Usage()

@@ -1,5 +1,6 @@
 """What agents remember: read before a run, stored whole after it, and nothing acknowledged that was not stored."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from app.call import call
 from app.context import background
-from app.errors import ProviderUnavailable, ServiceUnavailable, StoreUnavailable
+from app.errors import BodyTooLarge, ProviderUnavailable, ServiceUnavailable, StoreUnavailable
 from app.services.agents.conversation import mend
 from app.services.memory import Memory as MemoryService
 from tests.services.agents.world import Memory, ScriptedModel, Tools, agent_file, agents, ask, calls, post
@@ -67,6 +68,57 @@ async def test_the_real_memory_service_keeps_what_agents_store(tmp_path: Path) -
                 kept = await reply.json()
     assert contents(model.requests[2]) == ["Roll.", "", "6", "A six.", "What was it?"]
     assert len(kept["turns"]) == 2
+
+
+async def remembered(folder: Path, script: list[Any], limit: int = 4096, query: str = "Go.") -> list[Any]:
+    """What the real memory service keeps, with room for ``limit`` bytes, of a run with a tool that returns its argument over and over."""
+    agent_file(folder, memory=REMEMBERS, tools=[{"name": "repeat", "type": "builtin"}])
+    tools = Tools({"repeat": lambda text, times: text * times})
+    async with mounted(MemoryService({"max_turn_bytes": limit}, node_context(folder))) as memory:
+        async with agents(folder, Neighbours(inference=ScriptedModel(script), memory=memory, tools=tools)) as app:
+            assert (await ask(app, query, session_id="s"))["outcome"] == "answered"
+            async with call(memory, "GET", "/v1/memory/tester/history/s") as reply:
+                kept: list[Any] = (await reply.json())["messages"]
+    assert kept[0] == {"role": "user", "content": query}
+    assert mend(kept) == kept
+    return kept
+
+
+async def test_results_that_memory_has_no_room_for_are_stored_cut_and_say_so(tmp_path: Path) -> None:
+    wanted = calls(("repeat", {"text": "x", "times": 20_000}), ("repeat", {"text": "short", "times": 1}))
+    kept = await remembered(tmp_path, [wanted, "Done."])
+    assert [message["role"] for message in kept] == ["user", "assistant", "tool", "tool", "assistant"]
+    assert kept[2]["content"] == "x" * 1024 + "\n[cut to fit into memory: 20000 characters, 1024 kept]"
+    assert (kept[3]["content"], kept[4]["content"]) == ("short", "Done.")
+
+
+async def test_words_and_arguments_are_cut_when_the_results_are_not_what_is_large(tmp_path: Path) -> None:
+    kept = await remembered(tmp_path, [calls(("repeat", {"text": "x" * 9000, "times": 1})), "é" * 9000])
+    assert json.loads(kept[1]["tool_calls"][0]["function"]["arguments"]).keys() == {"left_out"}
+    assert kept[3]["content"].startswith("éé")
+    assert kept[3]["content"].endswith(" kept]")
+
+
+async def test_of_too_many_messages_the_answer_stays(tmp_path: Path) -> None:
+    many = calls(*[("repeat", {"text": "x", "times": 1})] * 100)
+    kept = await remembered(tmp_path, [many, "Done."])
+    assert [message["role"] for message in kept] == ["user", "assistant"]
+    assert kept[1]["content"] == "Done.\n[101 messages before this one are left out: memory has no room for them]"
+
+
+async def test_a_question_that_memory_has_no_room_for_is_refused_before_any_work(tmp_path: Path) -> None:
+    agent_file(tmp_path, memory=REMEMBERS)
+    model, memory = ScriptedModel(["Noted."]), Memory()
+    async with agents(tmp_path, Neighbours(inference=model, memory=memory), {"question_bytes": 1000}) as app:
+        with pytest.raises(BodyTooLarge, match=r"at most 1000 \(spec\.agents\.question_bytes\)"):
+            await ask(app, "é" * 500)
+        assert (model.requests, memory.requests) == ([], [])
+        await ask(app, "é" * 400)
+
+
+async def test_a_question_that_no_cutting_makes_fit_is_the_callers_413(tmp_path: Path) -> None:
+    with pytest.raises(BodyTooLarge, match=r"spec\.memory\.max_turn_bytes"):
+        await remembered(tmp_path, ["Done."], query="x" * 5000)
 
 
 async def test_a_run_that_fails_stores_nothing(tmp_path: Path) -> None:
