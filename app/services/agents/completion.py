@@ -50,18 +50,18 @@ class Draft:
 
     def add(self, body: Mapping[str, Any]) -> str:
         """Take in a whole completion or one chunk of a stream; returns the text that it adds."""
-        self.model = body.get("model") or self.model
+        self.model = _text(body.get("model")) or self.model
         usage = body.get("usage") or {}
         self.tokens_in = int(usage.get("prompt_tokens") or self.tokens_in)
         self.tokens_out = int(usage.get("completion_tokens") or self.tokens_out)
         text = ""
         for choice in (body.get("choices") or [])[:1]:
             said = choice.get("message") or choice.get("delta") or {}
-            text = said.get("content") or ""
+            text = _text(said.get("content"))
             self._content.append(text)
             for call in said.get("tool_calls") or []:
                 self._add_call(call)
-            self.finish_reason = choice.get("finish_reason") or self.finish_reason
+            self.finish_reason = _text(choice.get("finish_reason")) or self.finish_reason
         return text
 
     def _add_call(self, call: Mapping[str, Any]) -> None:
@@ -75,8 +75,8 @@ class Draft:
             raise ValueError("the index of a tool call is no number")
         draft = self._calls.setdefault(index, {"id": "", "name": "", "arguments": ""})
         arguments = function.get("arguments") or ""
-        draft["id"] = draft["id"] or call.get("id") or ""
-        draft["name"] = draft["name"] or function.get("name") or ""
+        draft["id"] = draft["id"] or _text(call.get("id"))
+        draft["name"] = draft["name"] or _text(function.get("name"))
         draft["arguments"] += arguments if isinstance(arguments, str) else json.dumps(arguments)
 
     def complete(self) -> Completion:
@@ -90,4 +90,11 @@ class Draft:
         return Completion(content, tuple(calls), self.model, self.finish_reason or "stop", self.tokens_in, self.tokens_out)
 
 
-MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
+def _text(value: Any) -> str:
+    """Text, "" for None. Raises ValueError for anything else, which would be carried along and fail far from here."""
+    if value is not None and not isinstance(value, str):
+        raise ValueError("a number, a list or a mapping stands where text belongs")
+    return value or ""
+
+
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)

@@ -1,6 +1,7 @@
 """Model answers are put together from whole messages and from deltas, also from servers that are loose with the protocol."""
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -53,11 +54,15 @@ def calling(index: Any) -> dict[str, Any]:
     return {"choices": [{"delta": {"tool_calls": [{"index": 0, "id": "a"}, {"index": index, "id": "b"}]}, "message": None}]}
 
 
+def saying(content: Any, **more: Any) -> dict[str, Any]:
+    return {"choices": [{"message": {"content": content}, **more}]}
+
+
 NONSENSE = [
     '{"choices": []}',
-    json.dumps(calling("1")),
-    json.dumps(calling([1])),
-    json.dumps(calling(1.5)),
+    *map(json.dumps, (calling("1"), calling([1]), calling(1.5), saying([{"text": "x"}]), saying("x", finish_reason={}))),
+    json.dumps({**saying("x"), "model": [1]}),
+    json.dumps({**saying("x"), "usage": {"prompt_tokens": math.inf}}),
     "[" * 100_000,
     "null",
     "nonsense",
