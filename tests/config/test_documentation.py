@@ -69,3 +69,13 @@ def test_no_mapping_of_a_profile_takes_unknown_fields() -> None:
     found = objects(SCHEMA)
     assert len(found) == 9
     assert all(schema["additionalProperties"] is False for schema in found)
+
+
+@pytest.mark.parametrize("service", ["agents", "inference", "memory", "tools"])
+def test_every_setting_of_a_service_is_described_and_has_one_default(service: str) -> None:
+    package = ROOT / "app" / "services" / service
+    schema = json.loads((package / "schema.json").read_text())["configuration"]["properties"]
+    page = (ROOT / "docs" / f"{service}.md").read_text()
+    for name in set(schema) - {"agent_files", "defaults"}:  # those two only the node itself gives
+        assert f"| `{name}` |" in page
+    assert not [name for name, each in schema.items() if "default" in each]  # defaults are the dataclass's alone
