@@ -2,7 +2,7 @@
 
 import json
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -54,7 +54,7 @@ class Upstream:
 
     async def post_json(self, url: str, body: Mapping[str, Any]) -> Any:
         async with self._answer("POST", url, json=body) as response:
-            return self.parse(await response.read())
+            return self.parse(await response.read(), constant=_refuse)
 
     async def post(self, url: str, body: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
         """The answer's bytes as they come. Closing the generator early ends the connection, and so the provider's work."""
@@ -62,9 +62,10 @@ class Upstream:
             async for chunk in response.content.iter_any():
                 yield chunk
 
-    def parse(self, raw: bytes | str) -> Any:
+    def parse(self, raw: bytes | str, constant: Callable[[str], Any] | None = None) -> Any:
+        """``constant`` gets NaN and Infinity, which Python reads and nobody else does: what passes through untouched may have them."""
         try:
-            return json.loads(raw)
+            return json.loads(raw, parse_constant=constant)
         except (ValueError, RecursionError):
             raise self.error("sent what is not JSON; check that its endpoint is a model server") from None
 
@@ -124,6 +125,10 @@ class Upstream:
             "param": detail.get("param"),
         }
         return AnsweredError(status, json.dumps({"error": error}).encode())
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _redirected(response: aiohttp.ClientResponse) -> str:
