@@ -59,7 +59,7 @@ def error(message: str, **more: Any) -> dict[str, Any]:
         (200, b"<html>a login page</html>", ProviderError, "up"),
         (200, error("quota of sk-secret used up"), ProviderError, r"up"),
         (200, [1], ProviderError, "up"),
-        (200, b'{"choices": [], "usage": NaN}', ProviderError, "not JSON|no chunk"),
+        (200, b'{"choices": [], "usage": NaN}', ProviderError, "up"),
         (500, error("half a pair \ud83d"), ProviderError, "half a pair"),
         (400, error("bad temperature", param="temperature", code="c", type="t"), AnsweredError, "bad temperature"),
         (404, error("no such model"), AnsweredError, "no such model"),
