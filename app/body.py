@@ -32,7 +32,10 @@ def json_path(path: Any) -> str:
 
 def check(value: Any, schema: Validator) -> None:
     """Raise InvalidBody with the JSON path of each violation; its ``param`` is the first one's."""
-    errors = list(itertools.islice(schema.iter_errors(value), _TOLD))  # a hostile body has a million
+    try:
+        errors = list(itertools.islice(schema.iter_errors(value), _TOLD))  # a hostile body has a million
+    except RecursionError:
+        raise InvalidBody("$: the body is nested too deeply to be checked; send flatter JSON.", param="$") from None
     if errors:
         told = [f"{json_path(error.absolute_path)}: {_short(error.message)}" for error in errors]
         raise InvalidBody("; ".join(told), param=json_path(errors[0].absolute_path))
