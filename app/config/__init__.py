@@ -13,11 +13,13 @@ from app.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """All that a node is told. ``environ`` is the environment with every ``X_FILE`` secret read into ``X``."""
+    """All that a node is told. ``environ`` is the environment with the secrets that ``X_FILE`` names read into ``X``; ``notes`` are for
+    whoever looks for a mistake."""
 
     settings: Settings
     profile: Profile
     environ: Mapping[str, str] = field(repr=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -27,9 +29,9 @@ class Configuration:
 
 def load(environ: Mapping[str, str]) -> Configuration:
     """Read environment and profile. Raises ConfigError with all problems of both."""
-    environ, problems = secret.read_files(environ)
-    parsed, found = settings.parse(environ)
-    problems += found
+    secrets = secret.read_files(environ)
+    parsed, found = settings.parse(secrets.environ)
+    problems = [*secrets.problems, *found]
     try:
         loaded = profile.load(parsed.profile_path, parsed) if os.path.isfile(parsed.profile_path) else None
     except ConfigError as error:
@@ -38,4 +40,4 @@ def load(environ: Mapping[str, str]) -> Configuration:
     if problems or not loaded:
         raise ConfigError(problems)
     name = parsed.node_name or (loaded.mesh.node_name if loaded.mesh else "") or socket.gethostname()
-    return Configuration(replace(parsed, node_name=name), loaded, environ)
+    return Configuration(replace(parsed, node_name=name), loaded, secrets.environ, secrets.notes)

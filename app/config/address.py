@@ -1,16 +1,19 @@
-"""What is accepted as an address: base URLs of nodes, origins, hosts, listen addresses. A check says what is wrong, its caller the cure."""
+"""What is accepted as an address: URLs of nodes and servers, origins, hosts, listen addresses. A check says what is wrong, its caller
+the cure."""
 
 import ipaddress
 import re
+import socket
 from urllib.parse import SplitResult, urlsplit
 
 from jsonschema import FormatChecker
 
 FORMATS = FormatChecker(formats=())
-"""The JSON Schema formats of configuration files: node-url, origin, host, bind. Values that are not text are another rule's business."""
+"""The JSON Schema formats of configuration files: node-url, url, origin, host, bind. What is not text is another rule's business."""
 
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?\.?")
 _UNPRINTABLE = re.compile(r"[^!-~]")
+_CREDENTIALS = re.compile(r"(?is)(^[a-z]+://|//|^(?=[^@]*:)).*@")
 
 
 def check_host(text: str) -> str:
@@ -38,20 +41,41 @@ def parse_port(text: str) -> int:
 
 
 def check_node_url(text: str) -> str:
-    """The base URL of a node, without its last slash; raises ValueError."""
+    """The base URL at which a node can be called, without its last slash; raises ValueError."""
     url = _split(text)
-    if url.username is not None or url.password is not None:
-        raise ValueError("has credentials in it")
-    if url.path not in {"", "/"} or "?" in text or "#" in text:
-        raise ValueError("has more than scheme, host and port")
+    if is_unspecified(url.hostname or ""):
+        raise ValueError("is an address to listen on, which nobody can call")
+    _check_bare(url, text)
     return text.removesuffix("/")
+
+
+def check_url(text: str) -> str:
+    """The URL below which a server has its paths, as it is; raises ValueError."""
+    _split(text)
+    if "?" in text or "#" in text:
+        raise ValueError("has a query or a fragment, which no path can follow")
+    return text
 
 
 def check_origin(text: str) -> str:
     """A web origin (scheme, host, port; RFC 6454) or "*"; raises ValueError."""
-    if text != "*" and check_node_url(text) != text:
-        raise ValueError("ends in a slash, which no browser sends")
+    if text != "*":
+        _check_bare(_split(text), text)
+        if text.endswith("/"):
+            raise ValueError("ends in a slash, which no browser sends")
     return text
+
+
+def masked(text: str) -> str:
+    """A text that may be a URL, without the credentials in it."""
+    return _CREDENTIALS.sub(r"\1***@", text)
+
+
+def _check_bare(url: SplitResult, text: str) -> None:
+    if url.username is not None or url.password is not None:
+        raise ValueError("has credentials in it")
+    if url.path not in {"", "/"} or "?" in text or "#" in text:
+        raise ValueError("has more than scheme, host and port")
 
 
 def _split(text: str) -> SplitResult:
@@ -73,8 +97,11 @@ def _split(text: str) -> SplitResult:
 
 
 def is_unspecified(host: str) -> bool:
-    """Whether a host is an address to listen on that nobody can call: 0.0.0.0 or ::."""
-    return _is_ip(host) and ipaddress.ip_address(host).is_unspecified
+    """Whether a host is an address to listen on that nobody can call: 0.0.0.0, however it is spelt, or ::."""
+    try:
+        return not any(socket.inet_aton(host))  # also "0" and "0.0", which are names to ipaddress
+    except (OSError, UnicodeError):
+        return _is_ip(host) and ipaddress.ip_address(host).is_unspecified
 
 
 def _is_ip(text: str) -> bool:
@@ -85,5 +112,6 @@ def _is_ip(text: str) -> bool:
     return True
 
 
-for _name, _check in {"node-url": check_node_url, "origin": check_origin, "host": check_host, "bind": parse_bind}.items():
+_CHECKS = {"node-url": check_node_url, "url": check_url, "origin": check_origin, "host": check_host, "bind": parse_bind}
+for _name, _check in _CHECKS.items():
     FORMATS.checks(_name, raises=ValueError)(lambda value, check=_check: not isinstance(value, str) or bool(check(value)))

@@ -16,6 +16,7 @@ from app.services import SERVICES
 _PACKAGE = Path(__file__).resolve().parents[1]
 _FROM_NODE = {"agents": "defaults", "inference": "agent_files"}
 """What the node puts into a service's section by itself; written there by hand it is an error."""
+_TIMERS = ("gossip_interval", "gossip_fanout", "failure_timeout", "dead_timeout")
 _NOTHING_YET = {"type": "object", "maxProperties": 0, "x-remedy": "leave it out: this build has no such settings"}
 S = TypeVar("S")
 
@@ -132,27 +133,31 @@ def _peer_problems(document: Document, spec: Mapping[str, Any]) -> Iterator[Prob
 
 
 def _mesh_problems(document: Document, spec: Mapping[str, Any]) -> Iterator[Problem]:
-    """Timers with which the mesh could not keep its promises: a healthy member would be called dead, or a dead one too late."""
+    """Timers with which the mesh could not keep its promises: a healthy member would be called dead, or a dead one too late.
+
+    A rule is tried when the fields that it speaks of are right by themselves, whatever else is wrong.
+    """
     section = spec.get("mesh")
-    if not isinstance(section, Mapping) or check(document, _schema()["$defs"]["mesh"] | {"$defs": _schema()["$defs"]}, ("spec", "mesh")):
+    if not isinstance(section, Mapping):
         return
-    mesh = _filled(MeshSettings, section)
     at = ("spec", "mesh")
+    wrong = {problem.path for problem in (*document.problems, *check(document, {**_schema(), **_schema()["$defs"]["mesh"]}, at))}
+    right = {name for name in _TIMERS if f"spec.mesh.{name}" not in wrong}
+    mesh = _filled(MeshSettings, {name: section[name] for name in right & section.keys()})
     exchange_s = min(2.0, mesh.failure_timeout / 6)
-    if mesh.failure_timeout >= mesh.dead_timeout:
-        message = f"is {mesh.failure_timeout:g}, not below dead_timeout ({mesh.dead_timeout:g})"
-        yield document.problem(
-            (*at, "failure_timeout"), message, "a member is suspected before it is dead: make dead_timeout the larger one"
-        )
-        return
+    if {"failure_timeout", "dead_timeout"} <= right:
+        least = mesh.failure_timeout + exchange_s + 6
+        if mesh.failure_timeout >= mesh.dead_timeout:
+            message = f"is {mesh.failure_timeout:g}, not below dead_timeout ({mesh.dead_timeout:g})"
+            remedy = "a member is suspected before it is dead: make dead_timeout the larger one"
+            yield document.problem((*at, "failure_timeout"), message, remedy)
+        elif mesh.dead_timeout < least:
+            message = f"is {mesh.dead_timeout:g}, which leaves a suspect no time to answer"
+            yield document.problem((*at, "dead_timeout"), message, f"write at least {least:.1f}")
     least = 7 * mesh.gossip_interval / mesh.gossip_fanout + 2.5 * exchange_s + 2
-    if mesh.failure_timeout < least:
+    if {"failure_timeout", "gossip_interval", "gossip_fanout"} <= right and mesh.failure_timeout < least:
         message = f"is {mesh.failure_timeout:g}, too short for this gossip_interval and gossip_fanout"
         yield document.problem((*at, "failure_timeout"), message, f"write at least {least:.1f}, or gossip faster or with more members")
-    least = mesh.failure_timeout + exchange_s + 6
-    if mesh.dead_timeout < least:
-        message = f"is {mesh.dead_timeout:g}, which leaves a suspect no time to answer"
-        yield document.problem((*at, "dead_timeout"), message, f"write at least {least:.1f}")
 
 
 def _key_problems(document: Document, spec: Mapping[str, Any], settings: Settings) -> Iterator[Problem]:

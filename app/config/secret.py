@@ -8,7 +8,7 @@ from pathlib import Path
 from app.errors import Problem
 
 ENVIRONMENT = "environment"
-_SECRET_NAME = re.compile(r"ASTROMESH_API_KEYS|ASTROMESH_MESH_KEY|.*_(API_KEY|TOKEN|SECRET)")
+_OWN = ("ASTROMESH_API_KEYS", "ASTROMESH_MESH_KEY", "OPENAI_API_KEY")
 _KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _KEY_SECRET = re.compile(r"[!-~]+")
 
@@ -21,23 +21,51 @@ class ApiKey:
     secret: str = field(repr=False)
 
 
-def read_files(environ: Mapping[str, str]) -> tuple[dict[str, str], list[Problem]]:
-    """The environment with every secret ``X_FILE`` read into ``X`` (a final line end dropped); ``X_FILE`` itself stays."""
-    read, problems = dict(environ), list[Problem]()
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The environment with the secrets that files hold, what is wrong with the node's own, and what was left alone with the others'."""
+
+    environ: dict[str, str]
+    problems: list[Problem]
+    notes: tuple[str, ...]
+
+
+def read_files(environ: Mapping[str, str]) -> Found:
+    """Read every secret ``X_FILE`` into ``X`` (a final line end dropped); ``X_FILE`` itself stays.
+
+    Other software has variables of that form too: beyond the node's own, an API key is read where that works, and nothing else is.
+    """
+    read, problems, notes = dict(environ), list[Problem](), list[str]()
     for variable, file in environ.items():
         name = variable.removesuffix("_FILE")
-        if name == variable or not file or not _SECRET_NAME.fullmatch(name):
+        if name == variable or not file or not (name in _OWN or name.endswith("_API_KEY")):
             continue
-        if environ.get(name):
-            problems.append(Problem(ENVIRONMENT, f"is set, and {variable} too", name, remedy="set one of the two"))
-            continue
-        try:
-            read[name] = _content(Path(file))
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            remedy = "check the path, its permissions and its content"
-            problems.append(Problem(ENVIRONMENT, f"names the file {file!r}, which gives no secret: {reason}", variable, remedy=remedy))
-    return read, problems
+        found = _secret(environ, name)
+        if isinstance(found, str):
+            read[name] = found
+        elif name in _OWN:
+            problems.append(found)
+        else:
+            notes.append(f"{variable} is left alone: {found.path} {found.message}")
+    return Found(read, problems, tuple(notes))
+
+
+def _secret(environ: Mapping[str, str], name: str) -> str | Problem:
+    """What the file of a secret holds, or why it is not taken."""
+    variable = f"{name}_FILE"
+    if environ.get(name):
+        return Problem(ENVIRONMENT, f"is set, and {variable} too", name, remedy="set one of the two")
+    try:
+        return _content(Path(environ[variable]))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        remedy = "check the path, its permissions and its content"
+        return Problem(ENVIRONMENT, f"names the file {environ[variable]!r}, which gives no secret: {reason}", variable, remedy=remedy)
+
+
+def is_key(text: str) -> bool:
+    """Whether a text can be sent as a key in a header: printable ASCII without spaces."""
+    return bool(_KEY_SECRET.fullmatch(text))
 
 
 def parse_keys(variable: str, text: str) -> tuple[tuple[ApiKey, ...], list[Problem]]:
@@ -59,7 +87,7 @@ def parse_keys(variable: str, text: str) -> tuple[tuple[ApiKey, ...], list[Probl
 def parse_secrets(variable: str, text: str) -> tuple[tuple[str, ...], list[Problem]]:
     """Like ``parse_keys``, for keys without names."""
     found = tuple(_entries(text))
-    bad = [place for place, secret in enumerate(found, start=1) if not _KEY_SECRET.fullmatch(secret)]
+    bad = [place for place, secret in enumerate(found, start=1) if not is_key(secret)]
     remedy = "use letters, digits and punctuation of ASCII"
     what = "has a key in place {} with a space or a character beyond ASCII in it"
     return found, _emptiness(variable, text) + [Problem(ENVIRONMENT, what.format(place), variable, remedy=remedy) for place in bad]
@@ -92,7 +120,7 @@ def _key_fault(key: ApiKey, names: set[str], secrets: set[str]) -> tuple[str, st
     """What is wrong with a key, without showing it, and the remedy; ("", "") when nothing is."""
     if not _KEY_NAME.fullmatch(key.name):
         return "whose name cannot be used", "write name:secret, the name in 1 to 63 letters, digits and ._-"
-    if not _KEY_SECRET.fullmatch(key.secret):
+    if not is_key(key.secret):
         return "whose secret is empty, or has a space or a character beyond ASCII in it", "write letters, digits and punctuation of ASCII"
     if key.name in names:
         return f"whose name {key.name!r} another key has", "give each key a name of its own"

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
-from urllib.parse import urlsplit
 
-from app.config.address import check_host, check_node_url, is_unspecified, parse_bind, parse_port
+from app.config.address import check_host, check_node_url, masked, parse_bind, parse_port
 from app.config.secret import ENVIRONMENT, parse_keys, parse_secrets
 from app.config.secret import ApiKey as ApiKey
 from app.config.yaml import nearest
@@ -83,7 +82,7 @@ def parse(environ: Mapping[str, str]) -> tuple[Settings, list[Problem]]:
         port=env.parsed("ASTROMESH_PORT", parse_port, "write a port from 0 (any free one) to 65535", None),
         mesh_bind=env.parsed("ASTROMESH_MESH_BIND", _bind, "write host:port, like 0.0.0.0:8000", None),
         seeds=env.parsed("ASTROMESH_SEEDS", _seeds, "write URLs like http://gateway:8000, with commas between them", None),
-        advertise_url=env.parsed("ASTROMESH_ADVERTISE_URL", _advertised, "write the URL that peers reach, like http://worker:8000", None),
+        advertise_url=env.parsed("ASTROMESH_ADVERTISE_URL", check_node_url, "write what peers call, like http://worker:8000", None),
         cluster=env.parsed("ASTROMESH_CLUSTER", _name, _NAME_REMEDY, "astromesh"),
         api_keys=env.keep(parse_keys("ASTROMESH_API_KEYS", env.text("ASTROMESH_API_KEYS"))),
         mesh_keys=env.keep(parse_secrets("ASTROMESH_MESH_KEY", env.text("ASTROMESH_MESH_KEY"))),
@@ -113,7 +112,7 @@ class _Environment:
             return parse(text) if text else default
         except ValueError as error:
             what, *own = error.args
-            self.add(variable, f"is {text!r}, which {what}", own[0] if own else remedy)
+            self.add(variable, f"is {masked(text)!r}, which {what}", own[0] if own else remedy)
             return default
 
     def keep(self, found: tuple[T, list[Problem]]) -> T:
@@ -180,14 +179,7 @@ def _seed(text: str) -> str:
     try:
         return check_node_url(text)
     except ValueError as error:
-        raise ValueError(f"has a seed {text!r} that {error}") from None
-
-
-def _advertised(text: str) -> str:
-    url = check_node_url(text)
-    if is_unspecified(urlsplit(url).hostname or ""):
-        raise ValueError("names no particular host")
-    return url
+        raise ValueError(f"has a seed {masked(text)!r} that {error}") from None
 
 
 def _drain_s(text: str) -> float:

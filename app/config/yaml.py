@@ -9,27 +9,34 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
-from app.config.address import FORMATS
+from app.config.address import FORMATS, masked
 from app.errors import ConfigError, Problem
 
 YamlPath = tuple[str | int, ...]
 _MAX_NODES = 100_000
 _MAX_DEPTH = 100
+_UNREAD = object()
+"""Stands for a value that could not be read and has its problem already."""
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One YAML file: its plain data, and the line (from 1) of every path in it."""
+    """One YAML file: its plain data, the line (from 1) of every path in it, and what was wrong with it before any schema.
+
+    Data that has ``problems`` is for ``check`` alone, which tells them too: it finds the rest of them.
+    """
 
     file: str
     data: Any
     lines: Mapping[YamlPath, int]
+    problems: tuple[Problem, ...] = ()
 
     def line(self, path: Iterable[str | int]) -> int | None:
         """The line of ``path``, or of the nearest thing above it that the file has."""
@@ -49,9 +56,11 @@ def dotted(path: Iterable[str | int]) -> str:
 
 
 def read(path: Path) -> Document:
-    """Read one mapping from a file. Raises ConfigError with every duplicate key, or the one reason why it cannot be read at all."""
+    """Read one mapping from a file. Raises ConfigError with the one reason why it cannot be read at all."""
     file = str(path)
     try:
+        if not S_ISREG(path.stat().st_mode):  # opening a pipe waits for somebody to write into it
+            raise ConfigError([Problem(file, "is not a regular file", remedy="put a file there, or take it away")])
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError([Problem(file, f"is not UTF-8 (byte {error.start})", remedy="save it as UTF-8")]) from None
@@ -73,17 +82,16 @@ def parse(text: str, file: str) -> Document:
     if root is None:
         raise ConfigError([Problem(file, "is empty", remedy="start from one of the files that ship with the node")])
     if not isinstance(root, yaml.MappingNode):
-        found = "a list" if isinstance(root, yaml.SequenceNode) else f"the value {root.value!r}"
+        found = "a list" if isinstance(root, yaml.SequenceNode) else f"the value {_shown(root.value)}"
         raise ConfigError([Problem(file, f"holds {found} where a mapping is wanted", line=1, remedy="start with `apiVersion:`")])
     walk = _Walk(file)
     data = walk.value(root, ())
-    if walk.problems:
-        raise ConfigError(walk.problems)
-    return Document(file, data, walk.lines)
+    return Document(file, data, walk.lines, tuple(walk.problems))
 
 
 def check(document: Document, schema: Mapping[str, Any], at: YamlPath = ()) -> list[Problem]:
-    """Every violation of a JSON Schema (2020-12) by what is ``at`` that path (which exists), in the order of the file.
+    """Every violation of a JSON Schema (2020-12) by what is ``at`` that path (which exists), in the order of the file; for the whole
+    file, the document's own problems too.
 
     A schema's ``x-remedy`` words the remedy, ``x-name`` names the kind of a mapping's keys ("a service"); ``format`` is one of FORMATS.
     """
@@ -92,6 +100,7 @@ def check(document: Document, schema: Mapping[str, Any], at: YamlPath = ()) -> l
         value = value[part]
     found = Draft202012Validator(schema, format_checker=FORMATS).iter_errors(value)
     problems = [problem for error in found for problem in _problems_of(document, at, error)]
+    problems += document.problems if not at else ()
     return sorted(problems, key=lambda problem: problem.line or 0)
 
 
@@ -160,7 +169,7 @@ class _Walk:
                 )
             else:
                 self.lines[at] = line
-            result[key] = self.value(value_node, at)
+            result.setdefault(key, self.value(value_node, at))
         return merged | result
 
     def _scalar(self, node: yaml.Node, path: YamlPath) -> Any:
@@ -175,7 +184,7 @@ class _Walk:
             self.problems.append(
                 Problem(self.file, f"{_shown(node.value)}: {reason}", dotted(path), node.start_mark.line + 1, "put it in quotes")
             )
-            return None
+            return _UNREAD
         return value
 
 
@@ -194,6 +203,10 @@ _LIMITS = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "a
 
 
 def _problems_of(document: Document, at: YamlPath, error: ValidationError) -> list[Problem]:
+    return [] if error.instance is _UNREAD else _told(document, at, error)
+
+
+def _told(document: Document, at: YamlPath, error: ValidationError) -> list[Problem]:
     path = (*at, *error.absolute_path)
     schema: Mapping[str, Any] = error.schema if isinstance(error.schema, Mapping) else {}
     remedy = schema.get("x-remedy", "")
@@ -239,5 +252,7 @@ def _shown(value: Any) -> str:
         return "a mapping"
     if isinstance(value, list):
         return "an empty list" if not value else "a list"
+    if isinstance(value, str) and "://" in value:
+        value = masked(value)
     text = {True: "true", False: "false", None: "nothing"}.get(value) if value is None or isinstance(value, bool) else repr(value)
     return text if text and len(text) <= 80 else f"{text[:77] if text else ''}…"

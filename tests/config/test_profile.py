@@ -1,11 +1,14 @@
 """Each kind of mistake in a profile is an error of that kind, with its line, path, value and remedy; and the warnings."""
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from app.config.yaml import read
+from app.errors import ConfigError
 from tests.config.profiles import MESH, WORKER, line_of, load_text, outcome, problems_of, refused, with_spec, write
 
 
@@ -41,7 +44,10 @@ def test_a_custom_profile_loads(tmp_path: Path) -> None:
         ("http://inference:8000", "http://:8000", "spec.peers[0].url", "which has no host", "write a URL like"),
         ("http://inference:8000", "http://i:8000/v1", "spec.peers[0].url", "which has more than scheme, host and port", ""),
         ("http://inference:8000", "http://i:8000?a=b", "spec.peers[0].url", "which has more than scheme, host and port", ""),
-        ("http://inference:8000", "http://u:p@i:8000", "spec.peers[0].url", "which has credentials in it", ""),
+        ("http://inference:8000", "http://u:p@i:8000", "spec.peers[0].url", "is 'http://***@i:8000', which has credentials in it", ""),
+        ("http://inference:8000", "http://0.0.0.0:8000", "spec.peers[0].url", "which is an address to listen on", "write a URL like"),
+        ("http://inference:8000", "http://0:8000", "spec.peers[0].url", "which is an address to listen on", "write a URL like"),
+        ("http://inference:8000", "http://[::]:8000", "spec.peers[0].url", "which is an address to listen on", "write a URL like"),
         ("http://inference:8000", "http://i:99999", "spec.peers[0].url", "which is not a URL", ""),
     ],
 )
@@ -71,10 +77,7 @@ def test_a_mistake_names_line_path_value_and_remedy(tmp_path: Path, old: str, ne
         ("[" * 200_000, "is nested more than 100 deep", 1),
         ("a: &a {<<: *a}", "is too large or refers to itself", None),
         ("a: &a [*a]", "is too large or refers to itself", None),
-        ("? [a, b]\n: 1", "has a key that is not text", 1),
-        ("a: .nan", "'.nan': no field takes such a number", 1),
-        ("a: 0x" + "f" * 6000, "no field takes such a number", 1),
-        ("a: !!bool maybe", "'maybe'", 1),
+        ("x" * 5000, f"holds the value '{'x' * 76}… where a mapping is wanted", 1),
     ],
 )
 def test_a_file_that_is_no_profile_at_all_is_told_in_one_problem(tmp_path: Path, text: str | bytes, message: str, line: int | None) -> None:
@@ -98,6 +101,12 @@ def test_an_unreadable_file_is_a_problem(tmp_path: Path) -> None:
     assert "cannot be read: Input/output error; check the path and its permissions" in problem
 
 
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="pipe: is not a regular file; put a file there"):
+        read(tmp_path / "pipe")
+
+
 def test_all_problems_of_file_and_environment_come_at_once(tmp_path: Path) -> None:
     text = WORKER.replace("memory: true", "memroy: 1").replace("port: 8000", "port: x").replace("http://inference", "ftp://inference")
     problems = problems_of(tmp_path, text, PORT="-1", DRAIN_S="soon")
@@ -110,6 +119,33 @@ def test_all_problems_of_file_and_environment_come_at_once(tmp_path: Path) -> No
         "spec.services.memroy",
         "spec.peers[0].url",
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("  ? [a, b]\n  : 1", "has a key that is not text"),
+        ("  mesh: {enabled: false, dead_timeout: .nan}", "'.nan': no field takes such a number"),
+        ("  mesh: {enabled: false, gossip_fanout: 0x" + "f" * 6000 + "}", "no field takes such a number"),
+        ("  mesh: {enabled: !!bool maybe}", "'maybe'"),
+        ("  peers: []", "is given twice (first on line 16)"),
+    ],
+)
+def test_what_cannot_be_read_hides_no_other_problem_and_is_told_once(tmp_path: Path, line: str, message: str) -> None:
+    first, second = problems_of(tmp_path, WORKER.replace("memory: true", 'memory: "yes"') + line + "\n")
+    assert (first.path, first.message) == ("spec.services.memory", "is 'yes', which is not true or false")
+    assert message in second.message
+    assert second.line == line_of(WORKER, "services: [inference]") + 1
+    assert second.remedy
+
+
+def test_a_wrong_field_of_the_mesh_hides_only_the_rules_that_speak_of_it(tmp_path: Path) -> None:
+    mesh = {"enabled": True, "bind": 8000, "gossip_interval": -1, "failure_timeout": 40, "seeds": ["http://0.0.0.0:8000"]}
+    problems = problems_of(tmp_path, with_spec(MESH, mesh=mesh))
+    assert [problem.path.removeprefix("spec.mesh.") for problem in problems] == ["bind", "gossip_interval", "failure_timeout", "seeds[0]"]
+    mesh = {"enabled": True, "dead_timeout": 0, "gossip_fanout": 1}
+    problems = problems_of(tmp_path, with_spec(MESH, mesh=mesh))
+    assert [problem.message.split(",")[0] for problem in problems] == ["is 15", "is 0"]
 
 
 def test_two_peers_with_one_name_are_refused(tmp_path: Path) -> None:

@@ -67,9 +67,11 @@ def test_an_unknown_profile_or_role_lists_what_there_is(tmp_path: Path) -> None:
         ("MESH_BIND", "::1:80", "which is not host:port"),
         ("NODE_NAME", "a/b", "which cannot be used as a name"),
         ("CLUSTER", "-", "which cannot be used as a name"),
+        ("SEEDS", "http://a:1,http://0.0.0.0:8000", "has a seed 'http://0.0.0.0:8000' that is an address to listen on"),
+        ("SEEDS", "http://me:hidden@a:1", "has a seed 'http://***@a:1' that has credentials in it"),
         ("SEEDS", "http://a:1,b:2", "has a seed 'b:2' that is not an http or https URL"),
-        ("ADVERTISE_URL", "http://0.0.0.0:8000", "which names no particular host"),
-        ("ADVERTISE_URL", "http://[::]:8000", "which names no particular host"),
+        ("ADVERTISE_URL", "http://0.0.0.0:8000", "which is an address to listen on, which nobody can call; write what peers call"),
+        ("ADVERTISE_URL", "http://[::]:8000", "which is an address to listen on, which nobody can call; write what peers call"),
         ("ADVERTISE_URL", "http://a:1/x", "which has more than scheme, host and port"),
         ("DRAIN_S", "soon", "is 'soon', which is no number"),
         ("DRAIN_S", "-1", "which is out of range; write seconds from 0 to 3600"),
@@ -120,10 +122,8 @@ def test_api_keys_have_names_and_are_never_shown() -> None:
     assert "hidden" not in "".join(refused({"ASTROMESH_API_KEYS": "sk-hidden,sk-hidden,a b:sk-hidden,c:sk hidden"}))
 
 
-@pytest.mark.parametrize(
-    "variable", ["ASTROMESH_API_KEYS", "ASTROMESH_MESH_KEY", "OPENAI_API_KEY", "WHATSAPP_ACCESS_TOKEN", "X_APP_SECRET"]
-)
-def test_every_secret_may_come_as_a_file(tmp_path: Path, variable: str) -> None:
+@pytest.mark.parametrize("variable", ["ASTROMESH_API_KEYS", "ASTROMESH_MESH_KEY", "OPENAI_API_KEY"])
+def test_every_secret_of_the_nodes_own_may_come_as_a_file(tmp_path: Path, variable: str) -> None:
     file = tmp_path / "secret"
     file.write_text("s3cret\n")
     assert load({f"{variable}_FILE": str(file)}).environ[variable] == "s3cret"
@@ -146,8 +146,23 @@ def test_keys_in_files_reach_the_settings(tmp_path: Path) -> None:
     assert (parsed.mesh_keys, parsed.mesh_key_file) == (("shared",), mesh)
 
 
-def test_a_file_variable_that_is_no_secret_is_left_alone() -> None:
-    assert load({"SSL_CERT_FILE": "/nowhere"}).environ == {"SSL_CERT_FILE": "/nowhere"}
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "GOOGLE_CLIENT_SECRET_FILE"])
+def test_file_variables_of_other_software_are_left_alone(tmp_path: Path, variable: str) -> None:
+    (tmp_path / "file").write_text("text")
+    for file in ("/nope", str(tmp_path / "file")):
+        assert load({variable: file}).environ == {variable: file}
+
+
+def test_a_file_with_another_api_key_is_read_where_that_works_and_left_alone_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("k\n")
+    environ = {"GROQ_API_KEY_FILE": str(tmp_path / "file")}
+    assert load(environ).environ["GROQ_API_KEY"] == "k"
+    both = load({**environ, "GROQ_API_KEY": "other"})
+    assert both.environ["GROQ_API_KEY"] == "other"
+    assert both.notes == ("GROQ_API_KEY_FILE is left alone: GROQ_API_KEY is set, and GROQ_API_KEY_FILE too",)
+    missing = load({"GROQ_API_KEY_FILE": "/nope"})
+    assert "GROQ_API_KEY" not in missing.environ
+    assert "which gives no secret: No such file or directory" in missing.notes[0]
 
 
 def test_an_unknown_variable_is_warned_about_with_the_nearest_name() -> None:

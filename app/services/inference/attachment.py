@@ -63,10 +63,10 @@ def from_agent_files(folder: Path, environ: Mapping[str, str]) -> dict[str, Prov
     found: dict[str, ProviderSpec] = {}
     for path in sorted(folder.glob("*.agent.yaml")):
         try:
-            sections = list(_sections(read(path).data))
+            document = read(path)
         except ConfigError:
             continue
-        for section in sections:
+        for section in () if document.problems else _sections(document.data):
             if spec := _agent_spec(section, path, environ):
                 _join(found, spec)
     return found
