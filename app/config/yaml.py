@@ -99,8 +99,7 @@ def check(document: Document, schema: Mapping[str, Any], at: YamlPath = ()) -> l
     for part in at:
         value = value[part]
     found = Draft202012Validator(schema, format_checker=FORMATS).iter_errors(value)
-    problems = [problem for error in found for problem in _problems_of(document, at, error)]
-    problems += document.problems if not at else ()
+    problems = [*(document.problems if not at else ()), *(problem for error in found for problem in _problems_of(document, at, error))]
     return sorted(problems, key=lambda problem: problem.line or 0)
 
 

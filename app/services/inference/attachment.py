@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from app.config.address import check_url, masked
+from app.config.secret import is_key
 from app.config.yaml import read
 from app.errors import ConfigError, Problem
 from app.services.inference.openai_compat import VARIANTS
 from app.services.inference.provider import ProviderSpec
-from app.services.inference.providers_file import KINDS, NAME, RESERVED
+from app.services.inference.providers_file import KEY_REMEDY, KINDS, NAME, NO_KEY, RESERVED
 
-_URL = re.compile(r"https?://[^/\s]+\S*")
 _ENVIRONMENT = {"OLLAMA_HOST": "ollama", "VLLM_BASE_URL": "vllm", "TGI_BASE_URL": "tgi", "OPENAI_BASE_URL": "openai"}
 _KINDS_BY_NAME = {"ollama": "ollama", "openai": "openai_compat", "builtin": "builtin", **{kind: kind for kind in VARIANTS}, **KINDS}
 _OPENAI = "https://api.openai.com/v1"
@@ -23,20 +24,23 @@ BUILTIN = ProviderSpec("builtin", "builtin", models=("builtin",), origin="nothin
 
 
 def from_environment(attached: Mapping[str, ProviderSpec], environ: Mapping[str, str]) -> dict[str, ProviderSpec]:
-    """``attached`` and what the environment attaches. Raises ConfigError for values that are no addresses."""
-    result, problems = dict(attached), []
+    """``attached`` and what the environment attaches. Raises ConfigError for values that are no addresses or keys."""
+    result, problems = dict(attached), list[Problem]()
     for variable, name in _ENVIRONMENT.items():
         if not (value := environ.get(variable, "").strip()):
             continue
         url = _ollama_url(value) if name == "ollama" else value
-        if not _URL.fullmatch(url):
-            problems.append(Problem("environment", f"is {value!r}, which is not a URL", variable, remedy="write http://host:port"))
+        if wrong := _url_fault(url):
+            problems.append(Problem("environment", f"is {masked(value)!r}, which {wrong}", variable, remedy="write http://host:port"))
         kind, known = _KINDS_BY_NAME[name], result.get(name)
         fresh = ProviderSpec(name, kind, origin=variable)
         result[name] = replace(known if known and known.kind == kind else fresh, endpoint=url, origin=variable)
+    key = environ.get("OPENAI_API_KEY", "").strip()
+    if key and not is_key(key):
+        problems.append(Problem("environment", NO_KEY, "OPENAI_API_KEY", remedy=KEY_REMEDY))
     if problems:
         raise ConfigError(problems)
-    return _with_openai_key(result, environ.get("OPENAI_API_KEY", "").strip())
+    return _with_openai_key(result, key)
 
 
 def _with_openai_key(attached: dict[str, ProviderSpec], key: str) -> dict[str, ProviderSpec]:
@@ -44,6 +48,15 @@ def _with_openai_key(attached: dict[str, ProviderSpec], key: str) -> dict[str, P
     if key and not known.key_name:
         attached["openai"] = replace(known, key_name="OPENAI_API_KEY", key=key)
     return attached
+
+
+def _url_fault(url: str) -> str:
+    """Why a server cannot be at that address; "" where it can."""
+    try:
+        check_url(url)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _ollama_url(value: str) -> str:
@@ -58,7 +71,7 @@ def _ollama_url(value: str) -> str:
 def from_agent_files(folder: Path, environ: Mapping[str, str]) -> dict[str, ProviderSpec]:
     """The providers that agent files give an endpoint or a key for, each with the models named there.
 
-    A file that cannot be read is the agents service's business and is passed over.
+    A file that cannot be read and an endpoint that is no address are the agents service's business and are passed over.
     """
     found: dict[str, ProviderSpec] = {}
     for path in sorted(folder.glob("*.agent.yaml")):
@@ -85,9 +98,12 @@ def _agent_spec(section: Mapping[str, Any], path: Path, environ: Mapping[str, st
     name, model, key_name = (_text(section.get(field)) for field in ("provider", "model", "api_key_env"))
     name = name or _text(section.get("source"))
     endpoint = _text(section.get("endpoint")) or (_OPENAI if name == "openai" and key_name else "")
-    if not _URL.fullmatch(endpoint) or not NAME.fullmatch(name) or name in RESERVED or name == "onnx":
+    if _url_fault(endpoint) or not NAME.fullmatch(name) or name in RESERVED or name == "onnx":
         return None
-    key = _text(section.get("api_key")) or environ.get(key_name, "")
+    key = (_text(section.get("api_key")) or environ.get(key_name, "")).strip()
+    if key and not is_key(key):
+        log.warning("%s: the key of provider %s %s; it is not attached; %s", path, name, NO_KEY, KEY_REMEDY)
+        return None
     models = (model.removeprefix(name + "/"),) if model else ()
     kind = _KINDS_BY_NAME.get(name, "openai_compat")
     return ProviderSpec(name, kind, endpoint, key_name or "its agent file", key, models, origin=str(path))

@@ -2,11 +2,12 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from app.config.secret import is_key
 from app.config.yaml import Document, check, read
 from app.errors import ConfigError, Problem
 from app.services.inference.breaker import BreakerPolicy
@@ -17,6 +18,9 @@ KINDS = {"tgi": "hf_tgi"}
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 RESERVED = frozenset({"agent", "default"})
+NO_KEY = "has a space, a line break or a character beyond ASCII in it, which no request can carry"
+KEY_REMEDY = "write the key alone"
+_NEED_ENDPOINT = ("openai_compat", *KINDS, *KINDS.values(), "vllm", "llamacpp")
 _OLLAMA_ENDPOINT = "http://localhost:11434"
 log = logging.getLogger(__name__)
 
@@ -35,8 +39,8 @@ def read_providers(path: Path, schema: Mapping[str, Any], environ: Mapping[str, 
     if not path.exists():
         return ProvidersFile()
     document = read(path)
-    if problems := check(document, schema) or _further_problems(document):
-        raise ConfigError(problems)
+    if problems := [*check(document, schema), *_further_problems(document, environ)]:
+        raise ConfigError(sorted(problems, key=lambda problem: problem.line or 0))
     spec = document.data.get("spec") or {}
     routing = spec.get("routing") or {}
     if "default_strategy" in routing:
@@ -50,24 +54,35 @@ def read_providers(path: Path, schema: Mapping[str, Any], environ: Mapping[str, 
     )
 
 
-def _further_problems(document: Document) -> list[Problem]:
-    problems = []
-    for name, section in ((document.data.get("spec") or {}).get("providers") or {}).items():
+def _further_problems(document: Document, environ: Mapping[str, str]) -> Iterator[Problem]:
+    """What the schema cannot see, of a file that may be wrong in any way."""
+    spec = document.data.get("spec")
+    providers = spec.get("providers") if isinstance(spec, Mapping) else None
+    for name, section in providers.items() if isinstance(providers, Mapping) else ():
         at = ("spec", "providers", name)
         if name in RESERVED:
-            problems.append(document.problem(at, f"`{name}` is a reserved name", "give the provider another name"))
+            yield document.problem(at, f"`{name}` is a reserved name", "give the provider another name")
         elif not NAME.fullmatch(name):
-            problems.append(document.problem(at, f"`{name}` cannot stand before a `/` in a model's name", "take letters, digits and ._-"))
-        if section["type"] == "onnx":
-            problems.append(document.problem((*at, "type"), "onnx is not supported by this build", "serve the model by llamacpp or vllm"))
-        elif "endpoint" not in section and section["type"] not in ("ollama", "builtin"):
-            problems.append(document.problem((*at, "endpoint"), "is missing", "add the server's URL as `endpoint:`"))
-    return problems
+            yield document.problem(at, f"`{name}` cannot stand before a `/` in a model's name", "take letters, digits and ._-")
+        if not isinstance(section, Mapping):
+            continue
+        if section.get("type") == "onnx":
+            yield document.problem((*at, "type"), "onnx is not supported by this build", "serve the model by llamacpp or vllm")
+        elif "endpoint" not in section and section.get("type") in _NEED_ENDPOINT:
+            yield document.problem((*at, "endpoint"), "is missing", "add the server's URL as `endpoint:`")
+        if (key := _key(section, environ)) and not is_key(key):
+            yield document.problem((*at, "api_key_env"), f"names {section['api_key_env']}, whose value {NO_KEY}", KEY_REMEDY)
+
+
+def _key(section: Mapping[str, Any], environ: Mapping[str, str]) -> str:
+    """The value of the variable that a provider's section names for its key; "" where there is none."""
+    name = section.get("api_key_env")
+    return environ.get(name, "").strip() if isinstance(name, str) else ""
 
 
 def _spec(name: str, section: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> ProviderSpec:
-    key_name = section.get("api_key_env", "")
-    if key_name and not environ.get(key_name):
+    key_name, key = section.get("api_key_env", ""), _key(section, environ)
+    if key_name and not key:
         log.warning("%s: provider %s: the variable %s is not set; requests go without a key", path, name, key_name)
     kind = section["type"]
     return ProviderSpec(
@@ -75,7 +90,7 @@ def _spec(name: str, section: Mapping[str, Any], path: Path, environ: Mapping[st
         kind=KINDS.get(kind, kind),
         endpoint=section.get("endpoint") or (_OLLAMA_ENDPOINT if kind == "ollama" else ""),
         key_name=key_name,
-        key=environ.get(key_name, ""),
+        key=key,
         models=tuple(section.get("models") or ()),
         health_check_interval_s=section.get("health_check_interval"),
         parameters=section.get("parameters") or {},

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -181,6 +182,14 @@ BROKEN = {
         HEAD + "{model: {primary: {model: m, parameters: {stream: true}}}}}",
         "spec.model.primary.parameters",
     ),
+    "bad-endpoint": (
+        HEAD + "{model: {primary: {model: m, endpoint: 'http://u:p@x:99999'}}}}",
+        "spec.model.primary.endpoint: is 'http://***@x:99999', which is not a URL; write a URL such as",
+    ),
+    "twice-and-more": (
+        HEAD + "{tools: 7}, kind: Agent}",
+        "kind: is given twice",
+    ),
     "bad-time": (
         HEAD + "{orchestration: {timeout_seconds: 0}}}",
         "spec.orchestration.timeout_seconds: is 0",
@@ -218,7 +227,10 @@ def test_a_file_that_is_not_text_or_cannot_be_read_is_broken(tmp_path: Path) -> 
     folder.mkdir(parents=True)
     (folder / "latin.agent.yaml").write_bytes(b"name: \xff")
     (folder / "folder.agent.yaml").mkdir()
-    assert [(row["name"], row["status"]) for row in library(tmp_path).rows()] == [("folder", "broken"), ("latin", "broken")]
+    os.mkfifo(folder / "pipe.agent.yaml")
+    rows = library(tmp_path).rows()
+    assert [(row["name"], row["status"]) for row in rows] == [("folder", "broken"), ("latin", "broken"), ("pipe", "broken")]
+    assert "is not a regular file; put a file there" in rows[2]["errors"][0]
 
 
 def test_the_second_of_two_files_with_one_name_is_broken(tmp_path: Path) -> None:

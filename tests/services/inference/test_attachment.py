@@ -1,4 +1,5 @@
 import logging
+import os
 import re
 from pathlib import Path
 
@@ -145,8 +146,48 @@ def test_openais_key_does_not_go_where_the_file_names_another_key() -> None:
 
 def test_addresses_that_are_none_are_all_told() -> None:
     with pytest.raises(ConfigError) as caught:
-        from_environment({}, {"VLLM_BASE_URL": "vllm:8000", "TGI_BASE_URL": "ftp://t"})
-    assert [problem.path for problem in caught.value.problems] == ["VLLM_BASE_URL", "TGI_BASE_URL"]
+        from_environment({}, {"VLLM_BASE_URL": "vllm:8000", "TGI_BASE_URL": "ftp://t", "OPENAI_API_KEY": "sk-\nhidden"})
+    assert [problem.path for problem in caught.value.problems] == ["VLLM_BASE_URL", "TGI_BASE_URL", "OPENAI_API_KEY"]
+    assert "hidden" not in caught.value.message
+
+
+WRONG_ADDRESSES = ["http://x:99999999", "http://[::1", "http://x:0", "http://x y", "http://me:hidden@x:99999", "http://x?a=b", "http://:80"]
+
+
+@pytest.mark.parametrize("value", WRONG_ADDRESSES)
+def test_an_address_is_refused_wherever_it_stands(tmp_path: Path, value: str) -> None:
+    for variable in ("OPENAI_BASE_URL", "OLLAMA_HOST", "VLLM_BASE_URL", "TGI_BASE_URL"):
+        with pytest.raises(ConfigError, match=f"environment: {variable}: is 'http://.*write http://host:port$") as caught:
+            from_environment({}, {variable: value})
+        assert "hidden" not in caught.value.message
+    told = problems(tmp_path, f"    p: {{type: vllm, endpoint: '{value}'}}")
+    assert "providers.yaml:5: spec.providers.p.endpoint: is 'http://" in told
+    assert "write a URL such as" in told
+    assert "hidden" not in told
+    agent(tmp_path / "agents", "a", f"    primary: {{provider: vllm, model: m, endpoint: '{value}'}}")
+    assert from_agent_files(tmp_path / "agents", {}) == {}
+
+
+def test_a_key_that_no_header_can_carry_is_told_and_not_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ConfigError, match=r"spec\.providers\.a\.api_key_env: names K, whose value has a space.*alone$") as caught:
+        load(tmp_path, "    a: {type: vllm, endpoint: 'http://x', api_key_env: K}", K="sk hidden")
+    agent(tmp_path, "a", "    primary: {provider: vllm, model: m, endpoint: 'http://x', api_key: 'sk hidden'}")
+    assert from_agent_files(tmp_path, {}) == {}
+    assert "the key of provider vllm has a space" in caplog.text
+    assert "hidden" not in caplog.text + caught.value.message
+
+
+def test_a_key_is_taken_without_the_line_end_around_it(tmp_path: Path) -> None:
+    providers = load(tmp_path, "    a: {type: vllm, endpoint: 'http://x', api_key_env: K}", K="key\n").providers
+    assert providers[0].key == "key"
+
+
+def test_a_pipe_in_the_place_of_a_file_stops_nothing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.agent.yaml")
+    assert from_agent_files(tmp_path, {}) == {}
+    os.mkfifo(tmp_path / "providers.yaml")
+    with pytest.raises(ConfigError, match="is not a regular file"):
+        read_providers(tmp_path / "providers.yaml", SCHEMA["providers_file"], {})
 
 
 def test_agent_files_attach_providers_in_both_forms(tmp_path: Path) -> None:

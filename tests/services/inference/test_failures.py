@@ -11,7 +11,16 @@ import pytest
 
 from app.call import call
 from app.context import background
-from app.errors import AnsweredError, DeadlineExceeded, NodeError, ProviderError, ProviderRateLimited, ProviderTimeout, ProviderUnavailable
+from app.errors import (
+    AnsweredError,
+    ConfigError,
+    DeadlineExceeded,
+    NodeError,
+    ProviderError,
+    ProviderRateLimited,
+    ProviderTimeout,
+    ProviderUnavailable,
+)
 from app.services.inference import Inference
 from app.services.inference.breaker import Breaker, BreakerPolicy
 from app.services.inference.catalog import Attached, Catalog
@@ -107,13 +116,11 @@ async def test_a_redirect_to_anywhere_is_the_providers_failure(tmp_path: Path, l
     assert "u:p" not in caught.value.message
 
 
-async def test_an_endpoint_that_is_no_url_is_a_provider_that_cannot_be_reached(tmp_path: Path) -> None:
+async def test_an_endpoint_that_is_no_url_is_refused_before_anything_is_served(tmp_path: Path) -> None:
     write_providers(tmp_path, "    up: {type: openai_compat, endpoint: 'http://u:p@[broken', models: [m1]}")
-    async with inference(tmp_path) as app:
-        with pytest.raises(ProviderUnavailable, match="'up' cannot be reached") as caught:
-            await chat(app)
-        (row,) = (await ask(app, "/v1/providers"))["providers"]
-    assert row["endpoint"] == "an address that is no URL"
+    with pytest.raises(ConfigError, match=r"spec\.providers\.up\.endpoint") as caught:
+        async with inference(tmp_path):
+            pass
     assert "u:p" not in caught.value.message
 
 
