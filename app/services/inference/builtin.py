@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
+from app.errors import BadRequest
 from app.services.inference import features
 from app.services.inference.answer import Answer, text_of, tool_call, usage
 from app.services.inference.places import find_zones
@@ -111,6 +112,8 @@ class Builtin:
             yield answer.usage_chunk(used)
 
     async def embed(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        if isinstance(given := request["input"], list) and not all(isinstance(text, str) for text in given):
+            raise BadRequest("The built-in rules have no tokens; send `input` as a text or a list of texts.", param="input")
         return await asyncio.to_thread(features.answer, request)
 
 
@@ -127,8 +130,8 @@ def _reply(request: Mapping[str, Any]) -> tuple[list[str], list[Call], str, dict
 def respond(request: Mapping[str, Any]) -> tuple[str, list[Call]]:
     """What the rules say to a chat completion request: a text, or calls."""
     messages = request["messages"][-_REMEMBERED:]
-    asked = max((at for at, message in enumerate(messages) if message["role"] == "user"), default=0)
-    question, before, after = _text(messages[asked]), messages[:asked], messages[asked + 1 :]
+    asked = max((at for at, message in enumerate(messages) if message["role"] == "user"), default=-1)
+    question, before, after = _text(messages[asked]) if asked >= 0 else "", messages[: max(asked, 0)], messages[asked + 1 :]
     made = [(call.get("id"), _made(call["function"])) for message in after for call in message.get("tool_calls") or []]
     planned = plan(question, [_tool(tool) for tool in request.get("tools") or []], request.get("tool_choice"))
     left = [call for call in planned if all(call != one for _, one in made)] if len(made) < len(planned) else []

@@ -369,3 +369,11 @@ def test_no_text_keeps_the_rules_busy_for_long(text: str) -> None:
     """Read whole, such texts keep some of the patterns busy for minutes."""
     hostile = text * (1_000_000 // len(text))
     respond({"messages": [user(hostile), user(hostile)], "tools": TOOLS})
+
+
+@pytest.mark.parametrize("others", [[], [said("Hello.")], after("x", ("calculator", {"expression": "1+1"}, "2"))[1:]])
+def test_a_system_message_is_never_taken_for_the_question(others: list[dict[str, Any]]) -> None:
+    prompt = {"role": "system", "content": "Be brief. What is 2+2? My secret is blue."}
+    text, calls = respond({"messages": [prompt, *others], "tools": TOOLS})
+    assert text
+    assert (calls, "brief" in text, "blue" in text, "You asked" in text) == ([], False, False, False)

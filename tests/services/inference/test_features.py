@@ -68,3 +68,11 @@ async def test_a_model_of_null_is_the_default_model(tmp_path: Path) -> None:
         vectors = await ask(app, "/v1/embeddings", {"model": None, "input": "a"})
         said = await ask(app, "/v1/chat/completions", {"model": None, "messages": [{"role": "user", "content": "hello"}]})
     assert (vectors["model"], said["model"]) == ("builtin", "builtin")
+
+
+@pytest.mark.parametrize("tokens", [[1, 2, 3], [[1, 2], [3]], ["a", 1]])
+async def test_tokens_are_refused_for_the_rules_have_none(tmp_path: Path, tokens: list[object]) -> None:
+    async with inference(tmp_path) as app:
+        with pytest.raises(BadRequest, match="no tokens; send `input` as a text") as caught:
+            await ask(app, "/v1/embeddings", {"input": tokens})
+    assert caught.value.param == "input"
