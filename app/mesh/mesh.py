@@ -11,7 +11,7 @@ from app.mesh.messages import Body, Entry, Event, EventKind, Gossip, Header, Loa
 from app.mesh.news import News
 from app.mesh.ring import Ring
 from app.mesh.settings import NEWS_BYTES, QUIET_BYTES, MeshSettings
-from app.mesh.wire import MAX_COUNTER, entry_json
+from app.mesh.wire import MAX_COUNTER, entry_size
 
 GOSSIP = Gossip()
 HEADER_BYTES = 210  # of the budget of a quiet message: the longest cluster label, and the braces around loads
@@ -95,7 +95,7 @@ class Mesh:
         unreachable = member is not None and member.reachable is False
         loads: list[LoadEntry] = []
         if isinstance(body, Gossip) and body.round:
-            loads = self.news.take_loads(to, QUIET_BYTES - HEADER_BYTES - sum(len(entry_json(each)) for each in entries))
+            loads = self.news.take_loads(to, QUIET_BYTES - HEADER_BYTES - sum(map(entry_size, entries)))
         return Message(self.header(to), body, accused, unreachable, entries, tuple(loads), want)
 
     def call(self, aim: Aim, message: Message, timeout_s: float = 0.0) -> int:

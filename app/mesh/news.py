@@ -9,7 +9,9 @@ from math import ceil, log10
 from app.mesh.members import Status, View
 from app.mesh.messages import Entry, LoadEntry
 from app.mesh.settings import BURST_SIZE, LOAD_SENDS
-from app.mesh.wire import entry_json, load_json
+from app.mesh.wire import entry_size, load_json
+
+SUSPICION_SHARE = 3  # told this much oftener than other news: no hash shows that somebody missed it
 
 
 @dataclass(slots=True)
@@ -21,6 +23,10 @@ class Item:
     source: str
     owed: int
     told: int = 0
+
+
+def _turn(pair: tuple[str, Item]) -> tuple[bool, int]:
+    return (not pair[1].urgent, pair[1].told)
 
 
 class News:
@@ -58,13 +64,14 @@ class News:
             return []
         taken: list[Entry] = []
         limit = 4 * ceil(log10(self._view.count + 1))
-        for node_id, item in sorted(self._items.items(), key=lambda pair: (not pair[1].urgent, pair[1].told)):
-            entry = self.entry(node_id, with_record=item.with_record)
-            if entry is None or (item.told >= limit and entry.standing[1] is not Status.SUSPECT):  # a suspicion is told until it is settled
+        for node_id, item in sorted(self._items.items(), key=_turn) if len(self._items) > 1 else list(self._items.items()):
+            member = self._view.get(node_id)
+            if member is None or item.told >= limit * (SUSPICION_SHARE if member.status is Status.SUSPECT else 1):
                 del self._items[node_id]
                 continue
-            if receiver not in (node_id, item.source) and node_id not in told:
-                room -= len(entry_json(entry)) + 1
+            if receiver != node_id and receiver != item.source and node_id not in told:
+                entry = Entry(node_id, member.standing, member.record if item.with_record else None)
+                room -= entry_size(entry)
                 if room < 0 and taken:
                     break
                 taken.append(entry)

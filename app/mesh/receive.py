@@ -69,14 +69,10 @@ class Receiver:
                 self._call_back(sender)
                 return self._sync.page(sender, Sync(), came_from[:64])
             case Gossip(round=is_round):
-                given = self._wanted(message.want)
+                given = tuple(each for each in self._sync.records(message.want) if each)
                 return mesh.message(sender, Gossip(is_round), corrections + given, want)
             case _:
                 return mesh.message(sender, GOSSIP, corrections)
-
-    def _wanted(self, want: tuple[str, ...]) -> tuple[Entry, ...]:
-        entries = (self._mesh.news.entry(each, with_record=True) for each in want[:100])
-        return tuple(each for each in entries if each)
 
     def _relay(self, target: str, asker: str) -> Message | Pending:
         """Call a member for somebody else; only at the address that this node itself has for it."""

@@ -8,12 +8,11 @@ from app.mesh.members import Member
 from app.mesh.mesh import Aim, Exchange, Mesh, Purpose
 from app.mesh.messages import Digest, Entry, Header, Message, Page, Sync
 from app.mesh.settings import PAGE_BYTES, PAGE_DIGESTS, SYNC_FIRST_S, SYNC_GROWTH, SYNC_LAST_S, SYNC_PATIENCE_S
-from app.mesh.wire import entry_json
+from app.mesh.wire import entry_size
 
 NEVER = float("inf")
 EQUAL_VIEWS = 2  # that a joiner wants to have met
 HASTE_S = 1.0  # least time between two synchronisations, however different the views are
-WANT_AT_ONCE = 100
 
 
 class Synchroniser:
@@ -97,9 +96,22 @@ class Synchroniser:
 
     def give(self, partner: Member, want: tuple[str, ...]) -> None:
         """Send the records that a member asked for, in messages of bounded size."""
-        known = [entry for each in want if (entry := self._mesh.news.entry(each, with_record=True))]
-        for start in range(0, len(known), WANT_AT_ONCE):
-            self._mesh.tell(partner, Purpose.PUSH, tuple(known[start : start + WANT_AT_ONCE]))
+        while want:
+            entries = self.records(want)
+            want = want[len(entries) :]
+            known = tuple(each for each in entries if each)
+            if known:
+                self._mesh.tell(partner, Purpose.PUSH, known)
+
+    def records(self, want: tuple[str, ...]) -> list[Entry | None]:
+        """As many of the wanted entries, in their order, as fit into one message; None for members that are not known."""
+        entries, room = list[Entry | None](), PAGE_BYTES
+        for node_id in want:
+            entries.append(entry := self._mesh.news.entry(node_id, with_record=True))
+            room -= entry_size(entry) if entry else 0
+            if room < 0:
+                break
+        return entries
 
     def page(self, asker: str, question: Sync, seen_as: str) -> Message:
         """The answer to a Sync, and with no digests to a Join."""
@@ -114,7 +126,7 @@ class Synchroniser:
             if entry is None or node_id == asker:
                 continue
             entries.append(entry)
-            room -= len(entry_json(entry)) + 1
+            room -= entry_size(entry)
             if room < 0:
                 following = node_id
                 break

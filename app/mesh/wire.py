@@ -69,6 +69,11 @@ def load_json(entry: LoadEntry) -> str:
     return f'["{entry.node_id}",{entry.heartbeat},{load.cpu_percent},{load.memory_percent},{load.active_requests}]'
 
 
+def entry_size(entry: Entry) -> int:
+    """In bytes, with the comma after it; a little more than it is."""
+    return 32 + (len(_record_json(entry.record)) if entry.record else 0)
+
+
 @lru_cache(maxsize=8_192)
 def _record_json(record: Record) -> str:
     fields = (
@@ -208,13 +213,15 @@ def _each(raw: dict[str, Any], key: str, parse: Callable[[Any], T], most: int) -
 def _entry(raw: Any) -> Entry:
     if type(raw) is not list or len(raw) not in (3, 10):
         _refuse("an entry", raw, "a list of 3 or 10 values")
-    node_id = _id(raw[0])
-    standing = (_count(raw[1], "an incarnation"), _status(raw[2]))
-    return Entry(node_id, standing, _record(node_id, raw) if len(raw) == 10 else None)
+    return Entry(
+        node_id=_id(raw[0]),
+        standing=(_count(raw[1], "an incarnation"), _status(raw[2])),
+        record=_record(raw) if len(raw) == 10 else None,
+    )
 
 
-def _record(node_id: str, raw: list[Any]) -> Record:
-    _, _, _, version, name, url, services, catalogue, store, draining = raw
+def _record(raw: list[Any]) -> Record:
+    node_id, _, _, version, name, url, services, catalogue, store, draining = raw
     if type(services) is not list or len(services) > MAX_SERVICES or any(type(each) is not str for each in services):
         _refuse("services", services, f"a list of at most {MAX_SERVICES} names")
     if type(draining) is not int or draining not in (0, 1):

@@ -33,6 +33,11 @@ class Stage:
         self.world.note(f"{node.id[:6]} starts at {url}" + (f" in {cluster}" if cluster != "astromesh" else ""))
         return node
 
+    @property
+    def hosts(self) -> set[str]:
+        """Addresses that are in use, or may be."""
+        return {*self.world.at, *self.seeds}
+
     def pick(self, share: float = 0.0) -> list[Node]:
         """At least one node that no other fault holds; some always stay."""
         free = [each for each in self.world.living() if each.url not in self.busy]
@@ -142,7 +147,7 @@ def partition(stage: Stage) -> float:
     world = stage.world
     lasts = world.rng.choice((3.0, 8.0, world.settings.dead_timeout + 5))
     share = world.rng.choice((0.5, 0.5, world.rng.uniform(0.05, 0.5)))
-    hosts = sorted(world.at)
+    hosts = sorted(stage.hosts)
     side = frozenset(world.rng.sample(hosts, max(1, round(share * len(hosts)))))
     world.note(f"{len(side)} of {len(hosts)} are cut off from the others for {lasts:.0f} s")
     world.cuts.append(Cut(world.now, world.now + lasts, lambda a, b: (a in side) is not (b in side)))
@@ -153,7 +158,7 @@ def one_way(stage: Stage) -> float:
     """Calls from some to some others go nowhere, while those others' calls arrive."""
     world = stage.world
     lasts = world.rng.choice((5.0, 12.0, 25.0))
-    hosts = sorted(world.at)
+    hosts = sorted(stage.hosts)
     to_all = world.rng.random() < 0.3
     callers = frozenset(hosts if to_all else world.rng.sample(hosts, max(1, len(hosts) // 4)))
     called = frozenset(world.rng.sample(hosts, 1 if to_all else max(1, len(hosts) // 6)))
