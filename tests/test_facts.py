@@ -89,10 +89,10 @@ async def test_uvicorn_waits_for_an_open_stream_when_it_is_told_to_stop_with_its
         with socket.socket() as late:
             assert late.connect_ex(("127.0.0.1", port)) != 0
         server.force_exit = True
-        await asyncio.wait_for(serving, 5)
-        writer.close()
+        writer.transport.abort()
         for task in server.server_state.tasks:
             task.cancel()
+        await asyncio.wait_for(serving, 5)
 
 
 def test_pyyaml_reads_on_as_true_and_a_version_as_a_number_and_keeps_the_last_of_two_equal_keys() -> None:
