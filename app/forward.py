@@ -204,8 +204,12 @@ class _Attempt:
 
 def _end_to_end(headers: Headers, dropped: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
     """The headers that go on: not those in ``dropped``, nor those that a Connection header names as this hop's own."""
-    named = {token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")}
-    return [header for header in headers if header[0] not in dropped and header[0] not in named]
+    kept = [header for header in headers if header[0] not in dropped]
+    named = [value for name, value in headers if name == b"connection" and value.lower() not in (b"close", b"keep-alive")]
+    if not named:
+        return kept
+    tokens = {token.strip().lower() for value in named for token in value.split(b",")}
+    return [header for header in kept if header[0] not in tokens]
 
 
 def unavailable(service: str, context: RequestContext, refusals: Sequence[str]) -> NodeError:

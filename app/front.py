@@ -6,8 +6,7 @@ within the edge's limit and replayed byte for byte to whoever answers.
 
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -68,8 +67,11 @@ class Front:
         raise ModelNotFound(f"There is no model {wanted!r}; there is {', '.join(str(row['id']) for row in rows) or 'none'}.", param="model")
 
     async def _by_model(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._json_body(scope, receive) as (raw, body):
+        raw, body = await self._json_body(scope, receive)
+        try:
             await self._to_model(body, (scope, _replay(raw, receive), send))
+        finally:
+            self._held -= len(raw)
 
     async def _to_model(self, body: Mapping[str, Any], request: tuple[Scope, Receive, Send]) -> None:
         model = DEFAULT_MODEL if body.get("model") is None else body["model"]
@@ -82,9 +84,12 @@ class Front:
             await self._placement.locate("inference", model)(*request)
 
     async def _run(self, agent: str, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._json_body(scope, receive) as (raw, body):
+        raw, body = await self._json_body(scope, receive)
+        try:
             session = _session_in(body) or current().session or new_session_id(self._placement.store_for_new_session())
             await self._agent(agent, session, (scope, _replay(raw, receive), send))
+        finally:
+            self._held -= len(raw)
 
     async def _agent(self, agent: str, session: str | None, request: tuple[Scope, Receive, Send]) -> None:
         """Run an agent where its conversation is kept; without a session, anywhere."""
@@ -93,9 +98,8 @@ class Front:
             CURRENT.set(replace(current(), session=session, store="" if store == NO_STORE else store))
         await self._placement.locate("agents", agent)(*request)
 
-    @asynccontextmanager
-    async def _json_body(self, scope: Scope, receive: Receive) -> AsyncIterator[tuple[bytes, Mapping[str, Any]]]:
-        """The request's body, raw and parsed, counted among what is held for replay until the block ends."""
+    async def _json_body(self, scope: Scope, receive: Receive) -> tuple[bytes, Mapping[str, Any]]:
+        """The request's body, raw and parsed; its length is in ``_held`` until the caller takes it out."""
         require_json(next((value.decode("latin-1") for name, value in scope["headers"] if name == b"content-type"), ""))
         parts, size, more = list[bytes](), 0, True
         try:
@@ -105,15 +109,16 @@ class Front:
                 size += len(parts[-1])
                 self._held += len(parts[-1])
                 if self._held > MAX_HELD_BYTES and size > SMALL_BYTES:
-                    raise NotBegun(f"This node holds {MAX_HELD_BYTES} bytes of large requests already; ask again shortly.")
+                    raise NotBegun(f"This node holds {MAX_HELD_BYTES} bytes of requests already; ask again shortly.")
                 more = message.get("more_body", False)
             raw = b"".join(parts)
             body = parse_json(raw)
             if not isinstance(body, Mapping):
                 raise InvalidBody("$: the body is not a JSON object; send one.", param="$")
-            yield raw, body
-        finally:
+        except BaseException:
             self._held -= size
+            raise
+        return raw, body
 
 
 def _session_in(body: Mapping[str, Any]) -> str | None:

@@ -1,5 +1,7 @@
 """The path table: which service owns a path, and which segment of it is the key. Built once from SERVICES; imports no service."""
 
+from functools import lru_cache
+
 from app.services import SERVICES
 
 _OWNERS = {segment: (service, key_at) for service, entry in SERVICES.items() for segment, key_at in entry.paths.items()}
@@ -22,6 +24,7 @@ def owner(path: str) -> tuple[str, str | None] | None:
     return service, parts[key_at] if key_at is not None and len(parts) > key_at else None
 
 
+@lru_cache(4096)
 def template(path: str) -> str:
     """The route of a path as a label for metrics ("/v1/agents/{}/run"), from a bounded set: what is no route of ours is "other"."""
     shape = "/".join(part if part in _WORDS else "{}" for part in path.split("/", 7))
