@@ -12,7 +12,7 @@ from app.upstream import NotSentError, Upstream
 
 PROBE_INTERVAL_S = 2.0
 PROBE_TIMEOUT_S = 2.0
-RETRY_S = (0.1, 1.0)
+RETRY_S = (0.1, 0.5)
 """Seconds between probes of a failing peer: the first, doubling up to the second."""
 LOST_AFTER_S = 6.0
 """A peer that was silent this long, though its address takes connections, has lost what it was working on (three missed probes)."""
