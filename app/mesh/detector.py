@@ -29,14 +29,20 @@ class Detector:
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
         self._checks: dict[str, Check] = {}
+        self._due = float("inf")
         self.quiet_until = float("-inf")
         """Until then this node accuses nobody: it has stalled."""
 
     @property
     def deadline(self) -> float:
         """When the next suspect's time is over."""
-        open_calls = [when for node_id, when in self._mesh.suspects.items() if node_id not in self._checks]
-        return max(min(open_calls, default=float("inf")), self.quiet_until)
+        if not self._mesh.suspects:
+            return float("inf")
+        if self._mesh.suspicions_changed:
+            self._mesh.suspicions_changed = False
+            waiting = (when for node_id, when in self._mesh.suspects.items() if node_id not in self._checks)
+            self._due = max(min(waiting, default=float("inf")), self.quiet_until)
+        return self._due
 
     def tick(self) -> None:
         """Give the last call to suspects whose time is over."""
@@ -52,6 +58,7 @@ class Detector:
         """This node stood still: its checks are void, suspects get the time that it lost, and for a round it accuses nobody."""
         mesh = self._mesh
         self._checks.clear()
+        mesh.suspicions_changed = True
         for node_id in mesh.suspects:
             mesh.suspects[node_id] += gap_s
         self.quiet_until = mesh.now + mesh.settings.gossip_interval + mesh.settings.exchange_timeout
@@ -65,7 +72,8 @@ class Detector:
         """It answered this node."""
         mesh = self._mesh
         mesh.doubt = max(0, mesh.doubt - 1)
-        self._checks.pop(member.node_id, None)
+        if self._checks.pop(member.node_id, None):
+            mesh.suspicions_changed = True
         self.heard(member)
         if member.reachable is False:
             mesh.event("reachable", member)
@@ -118,6 +126,7 @@ class Detector:
     def _check(self, member: Member, *, is_last_call: bool = False) -> None:
         mesh, check = self._mesh, Check(is_last_call=is_last_call, was_unreachable=member.reachable is False)
         self._checks[member.node_id] = check
+        mesh.suspicions_changed = True
         base = mesh.settings.exchange_timeout if is_last_call else mesh.timeout  # the last call keeps dead_timeout's promise
         charge = (Entry(member.node_id, member.standing),) if member.status is Status.SUSPECT else ()
         fit = [each for each in mesh.view.others if each.status is Status.ALIVE and each.reachable is not False and each is not member]
@@ -136,6 +145,7 @@ class Detector:
         if check.pending and not (check.reached and member.reachable is False):
             return
         del self._checks[member.node_id]
+        mesh.suspicions_changed = True
         if check.helpers and not check.helpers_answered:
             mesh.doubt = min(MAX_DOUBT, mesh.doubt + 1)
         lives = check.reached or check.spoke or (check.was_unreachable and self._spoke_lately(member))

@@ -59,6 +59,7 @@ class Mesh:
         self.me = Member(Record(me.node_id, 1, me.name, me.url), (0, Status.ALIVE), 0.0)
         self.suspects: dict[str, float] = {}
         """Suspects, and until when each may refute."""
+        self.suspicions_changed = False
         self.exchanges: dict[int, Exchange] = {}
         self._last_exchange = 0
         self.forget_all()
@@ -156,8 +157,9 @@ class Mesh:
     def _watch(self, member: Member) -> None:
         if member.status is Status.SUSPECT:
             self.suspects[member.node_id] = self.now + self.settings.suspicion
-        else:
-            self.suspects.pop(member.node_id, None)
+            self.suspicions_changed = True
+        elif self.suspects.pop(member.node_id, None):
+            self.suspicions_changed = True
 
     def rewrite(self, record: Record, *, urgent: bool) -> None:
         """Change this node's own record, of a higher version."""

@@ -22,6 +22,7 @@ class Oracle:
     messages_refuted: int = 0
     _by_id: dict[str, Node] = field(default_factory=dict)
     _seen: dict[tuple[str, str], Standing] = field(default_factory=dict)
+    _mates_seen: dict[tuple[str, int], tuple[set[str], int]] = field(default_factory=dict)
     _views: dict[tuple[str, str], int] = field(default_factory=dict)
     _vanished_at: float = float("-inf")
     _quiet_from: float = FOREVER
@@ -100,12 +101,21 @@ class Oracle:
         if self._excused(subject, since) or self._excused(node, since):
             self.false_deaths_excused += 1
             return
-        living = list(world.living(subject.identity.cluster))
-        mates = [each for each in living if each is not subject and not self._excused(each, since) and self.in_touch(each, subject, since)]
-        if node in mates and 2 * (len(mates) + 1) > len(living):
-            self.violated(f"{node_id[:6]} runs, is in touch with {len(mates)} of {len(living)}, and is dead in {node.id[:6]}")
+        mates, living = self._mates(subject)
+        if node.id in mates and 2 * (len(mates) + 1) > living:
+            self.violated(f"{node_id[:6]} runs, is in touch with {len(mates)} of {living}, and is dead in {node.id[:6]}")
         else:
             self.false_deaths_excused += 1
+
+    def _mates(self, subject: Node) -> tuple[set[str], int]:
+        """Who could exchange messages with it over the last failure_timeout, and how many live; looked up ten times a second."""
+        now, key = self.world.now, (subject.id, int(self.world.now * 10))
+        if key not in self._mates_seen:
+            since = now - self.world.settings.failure_timeout
+            living = list(self.world.living(subject.identity.cluster))
+            well = [each for each in living if each is not subject and not self._excused(each, since)]
+            self._mates_seen[key] = {each.id for each in well if self.in_touch(each, subject, since)}, len(living)
+        return self._mates_seen[key]
 
     def _excused(self, node: Node, since: float) -> bool:
         """Whether it was not there all the time since, or stood still."""
