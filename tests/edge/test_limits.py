@@ -333,3 +333,17 @@ async def test_clients_that_read_no_answers_do_not_hold_the_node(nodes: Spine, c
                 async with client.get(f"{node.url}/v1/system/status", headers=headers) as response:
                     if (await response.json())["in_flight"] == 1:
                         break
+
+
+async def test_a_client_that_never_reads_its_last_answer_is_let_go(nodes: Spine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.edge.protocol.LINGER_S", 0.1)
+    node = await nodes.node("generous", telling(), api={"max_connections": 1})
+    async with wire(node.url) as deaf:
+        deaf.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        deaf.send(request("POST", "/v1/tools/x", "Connection: close", body=b"x" * 9_000_000))
+        async with asyncio.timeout(10):
+            while True:
+                async with wire(node.url) as next_one:
+                    next_one.send(request("GET", "/livez"))
+                    if (await next_one.answer()).status == 200:
+                        break
