@@ -103,7 +103,7 @@ class Runner:
             raise InvalidBody("The messages answer calls that this session does not have; send a user message.", param="$.messages")
         tools = await self._catalogue.announce(agent)
         loop = self._loop(agent, question, emit)
-        answer, outcome = await loop.run([*self._system(agent, question, tools), *history], tools)
+        answer, outcome = await loop.run([*await self._system(agent, question, tools), *history], tools)
         if conversation:
             await conversation.store(asked, loop.added)
         return Result(
@@ -124,7 +124,7 @@ class Runner:
         bounds = Bounds(agent.max_iterations, self._settings.parallel_tool_calls, question.hand_over)
         return Loop(model, toolbox, bounds, usage, emit, question.streaming)
 
-    def _system(self, agent: Agent, question: Question, tools: Sequence[Mapping[str, Any]]) -> list[Message]:
+    async def _system(self, agent: Agent, question: Question, tools: Sequence[Mapping[str, Any]]) -> list[Message]:
         if agent.system is None:
             return []
         variables = {
@@ -133,7 +133,7 @@ class Runner:
             "agent": {"name": agent.name, "display_name": agent.display_name or agent.name, "description": agent.description},
             "tools": [tool["function"]["name"] for tool in tools],
         }
-        text = agent.system.render(variables, self._settings.prompt_chars, f"agent {agent.name!r} ({agent.file})")
+        text = await agent.system.render(variables, self._settings.prompt_chars, f"agent {agent.name!r} ({agent.file})")
         return [{"role": "system", "content": text}]
 
 

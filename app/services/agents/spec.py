@@ -101,7 +101,7 @@ class _Reading:
             return Prompt(source)
         except TemplateSyntaxError as error:
             message = f"is not a template: {error.message} (line {error.lineno} of the text)"
-            self.problem(("prompts", "system"), message, "mend the Jinja2 syntax there")
+            self.problem(("prompts", "system"), message, "mend it there")
             return None
 
     def tools(self) -> Iterator[Tool]:

@@ -28,10 +28,10 @@ async def test_the_prompt_is_rendered_with_agent_tools_and_context(tmp_path: Pat
         ("{{ user.name }}", InvalidBody, "'user' is undefined"),
         ("{{ 1 // 0 }}", AgentUnavailable, "cannot be rendered"),
         ("{{ ''.__class__.__mro__ }}", AgentUnavailable, "unsafe"),
-        ("{{ 'x' * 1000000000 }}", AgentUnavailable, "too large"),
+        ("{{ 'x' * 1000000000 }}", AgentUnavailable, "makes too much"),
         ("{{ 9 ** 999999999 }}", AgentUnavailable, "too large"),
         ("{% for i in range(5000) %}xxxxxxxxxx{% endfor %}", AgentUnavailable, "grows beyond 1000 characters"),
-        ("{% include 'other' %}", AgentUnavailable, "cannot be rendered"),
+        ("{% include 'other' %}", AgentUnavailable, "`include` has no place in a prompt"),
     ],
 )
 async def test_a_prompt_that_cannot_be_rendered_names_its_file(tmp_path: Path, prompt: str, error: type[NodeError], said: str) -> None:
@@ -40,3 +40,12 @@ async def test_a_prompt_that_cannot_be_rendered_names_its_file(tmp_path: Path, p
         with pytest.raises(error, match=said) as raised:
             await ask(app)
     assert str(path) in raised.value.message
+
+
+async def test_context_may_hold_any_name(tmp_path: Path) -> None:
+    names = ["self", "args", "kwargs", "context", "range", "loop", "", " budget"]
+    agent_file(tmp_path, prompts={"system": "{{ context.self }}{% for i in range(1) %}{{ i }}{% endfor %}"})
+    model = ScriptedModel(["Hi."])
+    async with agents(tmp_path, Neighbours(inference=model)) as app:
+        assert (await ask(app, context=dict.fromkeys(names, 1)))["answer"] == "Hi."
+    assert model.requests[0]["messages"][0]["content"] == "10"
