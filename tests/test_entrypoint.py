@@ -1,6 +1,7 @@
 """entrypoint.sh, run as a person runs it: outside the image with .venv, inside it with /opt/venv."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -8,6 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
+
+from app import __version__
+from app.config.settings import VARIABLES
 
 ROOT = Path(__file__).resolve().parent.parent
 IN_IMAGE = Path("/opt/venv/bin/python").exists()
@@ -67,6 +71,24 @@ def test_it_starts_the_node_of_its_own_folder_from_any_working_directory(tmp_pat
 def test_any_other_command_runs_as_it_is_with_its_arguments_and_exit_code() -> None:
     done = entrypoint("sh", "-c", 'printf "%s|" "$@"; exit 7', "sh", "two words", "*")
     assert (done.stdout, done.returncode) == ("two words|*|", 7)
+
+
+@pytest.mark.parametrize("arguments", [("--bogus",), ("--port", "8000"), ("--help", "me"), ("",)])
+def test_an_argument_starts_no_node_but_is_told_with_what_there_is(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    done = entrypoint(*arguments, environ=profiles_that_cannot_load(tmp_path))
+    assert (done.returncode, done.stdout) == (64, "")
+    assert done.stderr.startswith(f"unknown argument {arguments[0]!r}\nusage: ")
+    assert "ASTROMESH_ROLE" in done.stderr
+    assert "docs/configuration.md" in done.stderr
+
+
+def test_help_and_version_are_told_on_standard_output(tmp_path: Path) -> None:
+    broken = profiles_that_cannot_load(tmp_path)
+    told, version = entrypoint("--help", environ=broken), entrypoint("--version", environ=broken)
+    assert (told.returncode, told.stderr, told.stdout.split()[0]) == (0, "", "usage:")
+    assert (version.returncode, version.stderr, version.stdout) == (0, "", f"astromesh-node {__version__}\n")
+    named = set(re.findall(r"ASTROMESH_[A-Z_]+", told.stdout))
+    assert named <= set(VARIABLES)
 
 
 @pytest.mark.skipif(IN_IMAGE, reason="the image always has its Python")
