@@ -1,5 +1,6 @@
 #!/bin/sh
-# Start the node, or any other command: `entrypoint.sh`, `entrypoint.sh --help`, `entrypoint.sh sh`. The same file serves the image and a checkout.
+# Start the node, or any other command: `entrypoint.sh`, `entrypoint.sh sh`; `entrypoint.sh --help` tells more. The same file serves the image
+# and a checkout.
 # Which profile the node runs is decided by ASTROMESH_PROFILE, or else by ASTROMESH_ROLE and ASTROMESH_MESH_ENABLED;
 # app/config/settings.py resolves them to one YAML file, so that `python -m app` alone gives the same node.
 set -eu
