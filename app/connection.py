@@ -28,7 +28,7 @@ class Connection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._upload: asyncio.Task[None] | None = None
-        self.used = False
+        self.used = self.aborted = False
         self.idle_since = 0.0
 
     # The exchange
@@ -77,7 +77,7 @@ class Connection(asyncio.Protocol):
     def reusable(self) -> bool:
         """Whether another exchange may follow. Never after a streamed body, of which the peer may not have wanted all."""
         through = self._complete and self._upload is None and not self._until_end and not self._bodyless
-        return through and self._keep_alive and self.alive
+        return through and self._keep_alive and self.alive and not self._paused  # unread, it would never read again
 
     @property
     def alive(self) -> bool:
@@ -87,6 +87,7 @@ class Connection(asyncio.Protocol):
         """Close at once, which cancels what the peer may still be doing. Whoever waits for its answer is told the reason."""
         if self._upload is not None:
             self._upload.cancel()
+        self.aborted = True
         self._fail(BrokenError(reason))
         self._transport.abort()
 
@@ -111,7 +112,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._writable.set()
-        if self.used and self._until_end and not self._complete and error is None:
+        if self.used and self._until_end and not self._complete and error is None and self._lost is None:
             self.on_message_complete()
         self._fail(BrokenError(str(error) or type(error).__name__ if error else "it closed the connection"))
 
@@ -122,7 +123,7 @@ class Connection(asyncio.Protocol):
         self.heard = True
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(BrokenError(f"its answer is not HTTP/1.1: {error.__cause__ or error}"))
             self._transport.abort()
 

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from app.call import call
 from app.context import current
-from app.errors import NodeError, StoreUnavailable
+from app.errors import BadRequest, NodeError, StoreUnavailable
 from app.session import rank_stores
 
 _REMEMBERED = 10_000
@@ -25,22 +25,23 @@ class SessionHomes:
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[str, str], str] = OrderedDict()
 
-    async def find(self, session: str, history: str, stores: Iterable[str], at: AtStore) -> str:
-        """The store of the current principal's conversation at ``history`` (its raw path); ``at`` gives the app of a store. Raises
-        StoreUnavailable where that cannot be said."""
+    async def find(self, session: str, history: str, stores: Iterable[str], at: AtStore, silent: str = "") -> str:
+        """The store of the current principal's conversation at ``history`` (its raw path); ``at`` gives the app of a store, ``silent`` says
+        why there may be more stores than these. Raises StoreUnavailable where that cannot be said."""
         ranked = rank_stores(session, stores)
         conversation = (current().principal, history)
         known = self._known.get(conversation)
         if known in ranked:
             self._known.move_to_end(conversation)
             return known
-        silent = ""
         for store in ranked:
             try:
                 if await _has(at(store), store, history):
                     self._remember(conversation, store)
                     return store
             except NodeError as error:
+                if error.status == BadRequest.status:  # the request's own fault, whichever store is asked
+                    raise
                 silent = error.message
         if silent:
             raise StoreUnavailable(

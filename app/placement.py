@@ -106,8 +106,11 @@ class Placement:
                 "or begin a new session if that store is gone for good.",
                 headers={"Retry-After": "5"},
             )
-        if len(stores) > 1:
-            return await self._homes.find(session, f"/v1/memory/{quote(agent, safe='')}/history/{quote(session)}", stores, self._at_store)
+        unheard = [peer.name for peer in self.peers.all() if peer.facts is None and peer.offers("memory")]
+        if len(stores) > 1 or (stores and unheard):
+            history = f"/v1/memory/{quote(agent, safe='')}/history/{quote(session)}"
+            silent = f"not heard from yet: {', '.join(unheard)}" if unheard else ""
+            return await self._homes.find(session, history, stores, self._at_store, silent)
         return next(iter(stores), NO_STORE)
 
     def _stores(self, counts: Callable[[Peer], bool]) -> set[str]:

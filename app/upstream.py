@@ -113,8 +113,8 @@ class Upstream:
                 return Answer(await connection.head(), partial(self._close, origin, connection, under_way), connection)
             except BaseException as error:
                 under_way.discard(connection)
+                stale = isinstance(error, BrokenError) and kept and not connection.heard and not connection.aborted
                 self._drop(connection)
-                stale = isinstance(error, BrokenError) and kept and not connection.heard
                 if not (stale and whole and method in _SAFE):
                     raise
             connection = await _connect(origin)

@@ -193,8 +193,8 @@ async def test_events_arrive_one_by_one(nodes: Spine, client: aiohttp.ClientSess
 
 @pytest.mark.parametrize("size", [10, 600_000])
 async def test_a_refusing_peer_is_passed_over_and_comes_back_by_a_probe(nodes: Spine, client: aiohttp.ClientSession, size: int) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        dead = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    with socket.create_server(("127.0.0.2", 0)) as taken:  # an address of its own, where no other connection takes the port meanwhile
+        dead = f"http://127.0.0.2:{taken.getsockname()[1]}"
     good = await nodes.node("good", {"tools": tools(named("good"))})
     near = await nodes.node("near", peers={"dead": (dead, ["tools"]), "good": (good.url, ["tools"])})
     for peer in near.peers.all():

@@ -261,3 +261,22 @@ async def test_cancelling_a_request_that_has_no_answer_yet_closes_the_connection
         await begun.wait()
         asking.cancel()
         await gone.wait()
+
+
+async def test_a_connection_that_was_paused_and_left_unread_is_not_used_again() -> None:
+    said = b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n" + b"x" * 300_000
+    async with peer(saying(said)) as (made, upstream):
+        for _ in range(5):
+            under_way = set[Connection]()
+            answer = await upstream.send("GET", made.url, [], None, under_way)
+            connection = next(iter(under_way))
+            while not connection._complete and not connection._paused:
+                await asyncio.wait([asyncio.ensure_future(asyncio.to_thread(lambda: None))])
+            answer.close()
+            assert (await ask(upstream, made.url))[0] == 200
+
+
+async def test_an_answer_that_changes_the_protocol_is_broken() -> None:
+    async with peer(saying(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")) as (made, upstream):
+        with pytest.raises(BrokenError):
+            await ask(upstream, made.url, "POST")

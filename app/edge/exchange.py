@@ -131,6 +131,8 @@ class Exchange:
     def close(self) -> None:
         if self._connection.client_left is self._left:  # a pipelined request may have begun already
             self._connection.client_left = None
+        if not self._finished:  # cut: the server closes the connection next
+            self._connection.let_go()
 
 
 def too_large(limit: int) -> BodyTooLarge:

@@ -18,7 +18,7 @@ CONNECTION = "astromesh.connection"
 """Where a scope's extensions hold this protocol. Its ``client_left`` is called when the connection is gone: a task of each request's own
 that waits for ``http.disconnect`` would say the same and cost a sixth of a forwarded request."""
 LINGER_S = 60.0
-"""Seconds that a client has to read the rest of its last answer."""
+"""Seconds in which a client must read at least something of what a closed connection still holds for it."""
 _LONGEST_URL = 65_535
 """What httptools can parse; beyond it, it says "invalid"."""
 
@@ -76,16 +76,20 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.transport.is_closing():
-            self._let_go()
+            self.let_go()
         self._watch_debt()
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
-        self._let_go()
+        self.let_go()
 
-    def _let_go(self) -> None:
+    def let_go(self, unread: int = -1) -> None:
         """A closed connection stays until its client has read all that is on the way to it, which a client need never do."""
-        self.loop.call_later(LINGER_S, self.transport.abort)
+        waiting = self.transport.get_write_buffer_size()
+        if waiting == unread:
+            self.transport.abort()
+        elif waiting:
+            self.loop.call_later(LINGER_S, self.let_go, waiting)
 
     def data_received(self, data: bytes) -> None:
         if self.parser is None:
@@ -142,7 +146,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.parser = None  # type: ignore[assignment]
             return
         self.transport.close()
-        self._let_go()
+        self.let_go()
 
     def _may_speak(self) -> bool:
         """Whether no other answer is on its way; a request of which nothing was answered yet is given up for this one."""
