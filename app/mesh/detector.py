@@ -78,7 +78,6 @@ class Detector:
         if member.reachable is False:
             mesh.event("reachable", member)
         member.reachable = True
-        member.told_unreachable = False
 
     def heard(self, member: Member) -> None:
         """It spoke to this node. That it is alive then is sure, that it can be reached is not."""

@@ -130,10 +130,13 @@ class Receiver:
         self._conclude(exchange, message)
 
     def failure(self, exchange: Exchange, reason: str) -> None:
-        member = self._mesh.view.get(exchange.aim.to)
         self._conclude(exchange, None, reason)
-        if exchange.void or self._mesh.me.status is Status.LEFT:
-            return
+        if not exchange.void and self._mesh.me.status is not Status.LEFT:
+            self._missed(exchange)
+
+    def _missed(self, exchange: Exchange) -> None:
+        """Look closer at a member that did not answer, unless this was a closer look itself."""
+        member = self._mesh.view.get(exchange.aim.to)
         if member and exchange.aim.purpose in (Purpose.ROUND, Purpose.CALLBACK, Purpose.NEWS, Purpose.PUSH):
             self._detector.missed(member)
 
@@ -172,30 +175,31 @@ class Receiver:
                 self._sync.alone()
                 self._learn_own_url(aim.url)
         elif not isinstance(message.body, Refusal) or foreign:
-            self._displace(aim.to, aim.url)
+            if not self._displace(aim.to, aim.url):
+                self._missed(exchange)
             if not foreign and sender != mesh.me.node_id and sender not in mesh.view.members:
                 self._seeds.join(aim.url)
         self._conclude(exchange, None, f"{sender} answers at {aim.url}")
 
-    def _displace(self, node_id: str, url: str) -> None:
+    def _displace(self, node_id: str, url: str) -> bool:
         """The address of this member is another's now, which proves its end at once; once only, should it refute that."""
         mesh, member = self._mesh, self._mesh.view.get(node_id)
         if member is None or member is mesh.me or member.url != url or not url or not member.is_live:
-            return
+            return False
         if member.displaced:
             self._detector.unreachable(member, f"another node answers at {url}")
-            self._detector.missed(member)
-            return
+            return False
         member.displaced = True
         mesh.event("displaced", member, reason=f"another node answers at {url}")
         mesh.mark(member, (member.incarnation, Status.DEAD), mesh.me.node_id, f"another node answers at {url}")
+        return True
 
     # ---- claims
 
     def _absorb(self, message: Message) -> tuple[Entry, ...]:
         """Merge all that a message claims; returns what the sender should know better."""
         sender, is_news = message.header.sender, not isinstance(message.body, Page) or self._sync.settled
-        if message.accused:
+        if message.accused and self._is_for_me(message):
             self._accused(message.accused, sender)
         stale = [each for each in message.entries if self._claim(each, sender, is_news)]
         for load in message.loads:
@@ -215,12 +219,17 @@ class Receiver:
         mesh.mark(member, (header.incarnation, status), header.sender)
         self._detector.heard(member)
         self._heartbeat(member, header)
-        if message.unreachable and not member.told_unreachable:
-            member.told_unreachable = True
-            mesh.event("address_fails", mesh.me, header.sender, f"{mesh.me.url} does not answer {member.record.name}")
+        if self._is_for_me(message):
+            if message.unreachable and not member.told_unreachable:
+                mesh.event("address_fails", mesh.me, header.sender, f"{mesh.me.url} does not answer {member.record.name}")
+            member.told_unreachable = message.unreachable
         if was_dead and member.is_live:
             self._sync.ask(member)
         self._sync.consider(member, header)
+
+    def _is_for_me(self, message: Message) -> bool:
+        """What was meant for an older owner of this address says nothing about this node."""
+        return message.header.to in ("", self._mesh.me.node_id)
 
     def _heartbeat(self, member: Member, header: Header) -> None:
         if header.heartbeat > member.heartbeat:
