@@ -60,7 +60,9 @@ class Gatherer:
     async def rows(self, listing: Listing) -> tuple[list[Row], list[str]]:
         """(rows, names of peers that are missing), rows in the order of here, then peers, each with the ``nodes`` that have it."""
         here = [service for service in listing.services if service in self._placement.local]
-        peers = self._placement.askable(listing.services)
+        if not (peers := self._placement.askable(listing.services)) or any(peer.state == "unknown" for peer in peers):
+            await self._placement.peers.refresh()
+            peers = self._placement.askable(listing.services)
         if not here and not peers:
             raise ServiceUnavailable(f"No node that this one knows offers {' or '.join(listing.services)}.", headers={"Retry-After": "1"})
         within_s = min(PEER_TIMEOUT_S, 0.8 * current().remaining_s())  # a node that asks us has its own second to keep

@@ -96,8 +96,10 @@ class Placement:
 
     async def home(self, agent: str, session: str) -> str:
         """The store that keeps an agent's conversation; NO_STORE where none is known. Raises StoreUnavailable."""
-        stores = self.stores()
         named = current().store or store_of(session) or NO_STORE
+        if named not in (stores := self.stores()) and (named != NO_STORE or self._unheard()):
+            await self.peers.refresh()
+            stores = self.stores()
         if named != NO_STORE:
             if named in stores:
                 return named
@@ -106,12 +108,16 @@ class Placement:
                 "or begin a new session if that store is gone for good.",
                 headers={"Retry-After": "5"},
             )
-        unheard = [peer.name for peer in self.peers.all() if peer.facts is None and peer.offers("memory")]
+        unheard = self._unheard()
         if len(stores) > 1 or (stores and unheard):
             history = f"/v1/memory/{quote(agent, safe='')}/history/{quote(session)}"
             silent = f"not heard from yet: {', '.join(unheard)}" if unheard else ""
             return await self._homes.find(session, history, stores, self._at_store, silent)
         return next(iter(stores), NO_STORE)
+
+    def _unheard(self) -> list[str]:
+        """Peers that may keep a store of which this node has not heard."""
+        return [peer.name for peer in self.peers.all() if peer.facts is None and peer.offers("memory")]
 
     def _stores(self, counts: Callable[[Peer], bool]) -> set[str]:
         own = self.local["memory"].facts().store_id if "memory" in self.local else None
@@ -155,13 +161,20 @@ class Placement:
 
     def _elsewhere(self, service: str, key: str | None, among: Callable[[Peer], bool] = lambda peer: True) -> ASGIApp:
         async def relay(scope: Scope, receive: Receive, send: Send) -> None:
-            peers = (peer for peer in self._in_order(service, key) if among(peer))
+            peers = self._candidates(service, key, among)
             first = next(peers, None)
+            if first is None:
+                await self.peers.refresh()
+                peers = self._candidates(service, key, among)
+                first = next(peers, None)
             if first is None:
                 raise unavailable(service, current(), self._absent(service))
             await self._forwarder.relay(service, chain((first,), peers), (scope, receive, send))
 
         return relay
+
+    def _candidates(self, service: str, key: str | None, among: Callable[[Peer], bool]) -> Iterator[Peer]:
+        return (peer for peer in self._in_order(service, key) if among(peer))
 
     def _in_order(self, service: str, key: str | None) -> Iterator[Peer]:
         context = current()

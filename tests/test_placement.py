@@ -3,6 +3,7 @@
 import random
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,19 @@ async def test_why_nobody_answers_is_told_with_each_peers_reason(nodes: Spine, c
     assert "tools" in message
     assert "dead" in message
     assert "refused" in message
+
+
+async def test_nobody_is_refused_by_old_news(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    far = await nodes.node("far", {"inference": named("far")})
+    middle = await nodes.node("middle", {"tools": named("middle")}, peers={"far": (far.url, ["inference"])})
+    near = await nodes.node("near", peers={"middle": (middle.url, ["tools"])})
+    known = peer(near, "middle")
+    known.facts = replace(known.facts, reaches=frozenset())  # as it was before the middle had found the far one
+    near.peers._asked_at["middle"] = float("-inf")
+    assert await answered_by(client, near.url, "/v1/chat/completions") == "far"
+    known.state, known.facts = "unknown", None  # not heard from yet
+    near.peers._asked_at["middle"] = float("-inf")
+    assert await answered_by(client, near.url, "/v1/tools/x") == "middle"
 
 
 async def test_a_service_of_the_nodes_own_is_404_where_it_is_off_and_never_forwarded(tmp_path: Path) -> None:

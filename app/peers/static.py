@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from app.call import Headers
 from app.connection import BrokenError
@@ -16,6 +17,8 @@ RETRY_S = (0.1, 0.5)
 """Seconds between probes of a failing peer: the first, doubling up to the second."""
 LOST_AFTER_S = 6.0
 """A peer that was silent this long, though its address takes connections, has lost what it was working on (three missed probes)."""
+REFRESH_S, FRESH_S = 0.5, 0.1
+"""How long a request waits for fresh news before it is told that nobody can serve it, and how old news may be to count as fresh."""
 MAX_STATUS_BYTES = 1024 * 1024
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,8 @@ class StaticPeers:
         self._upstream = upstream
         self._node_headers = node_headers
         self._wake = {peer.name: asyncio.Event() for peer in peers}
+        self._asked = {peer.name: asyncio.Event() for peer in peers}
+        self._asked_at = {peer.name: float("-inf") for peer in peers}
         self._silent_since: dict[str, float] = {}
 
     def all(self) -> list[Peer]:
@@ -38,6 +43,18 @@ class StaticPeers:
             log.warning("peer %s at %s left the routing view: %s", peer.name, peer.url, reason)
             self._wake[peer.name].set()  # once: what fails over and over is probed at its own, slower pace
         peer.state, peer.reason = "down", reason
+
+    async def refresh(self) -> None:
+        """Ask the peers that do not fail what they can do now. What fails is asked all the time."""
+        since = asyncio.get_running_loop().time() - FRESH_S
+        peers = [peer for peer in self._peers if peer.state in ("unknown", "up") and self._asked_at[peer.name] < since]
+        for peer in peers:
+            self._asked[peer.name].clear()
+            self._wake[peer.name].set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REFRESH_S):
+                for peer in peers:
+                    await self._asked[peer.name].wait()
 
     async def run(self) -> None:
         """Probe each peer until cancelled."""
@@ -74,6 +91,8 @@ class StaticPeers:
             except Exception:  # a peer of which nobody knows what it says next must not end this node
                 log.exception("probing peer %s failed", peer.name)
                 self.failed(peer, "its status could not be read")
+            self._asked[peer.name].set()
+            self._asked_at[peer.name] = asyncio.get_running_loop().time()
             delay = PROBE_INTERVAL_S if peer.state == "up" else min(RETRY_S[1], delay * 2 if delay < PROBE_INTERVAL_S else RETRY_S[0])
             try:
                 async with asyncio.timeout(delay):
