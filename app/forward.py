@@ -14,8 +14,9 @@ from app.call import Headers
 from app.connection import BrokenError
 from app.context import RequestContext, current
 from app.errors import Misdirected, NodeError, PeerLost, ServiceUnavailable
+from app.node_client import NodeClient
 from app.peers.peer import Peer, Peers
-from app.upstream import Answer, NotSentError, Upstream
+from app.upstream import Answer, NotSentError
 
 REPLAY_BYTES = 256 * 1024
 MAX_HOPS = 3
@@ -86,34 +87,12 @@ async def read_body(receive: Receive) -> Body:
 
 
 class Forwarder:
-    """Sends requests to peers. ``node_id`` goes into the hop list; ``auth`` is the header that proves this node to its peers."""
+    """Sends requests to peers, and tells the view of them who fails."""
 
-    def __init__(
-        self, upstream: Upstream, peers: Peers, node_id: str, auth: tuple[bytes, bytes] | None, registry: CollectorRegistry
-    ) -> None:
-        self._upstream, self._peers, self._node_id, self._auth = upstream, peers, node_id, auth
+    def __init__(self, client: NodeClient, peers: Peers, registry: CollectorRegistry) -> None:
+        self._client, self._peers = client, peers
         labels = ["service", "outcome"]
         self._outcomes = Counter("astromesh_forwards", "Requests sent to peers, by service and outcome.", labels, registry=registry)
-
-    def node_headers(self, context: RequestContext) -> list[tuple[bytes, bytes]]:
-        """What every request between nodes carries: ids, trace, deadline, principal, and the nodes it has passed."""
-        remaining_s = context.remaining_s()
-        remaining_s -= min(0.1, remaining_s / 10)  # so that the peer's own word of the deadline is here before ours is due
-        headers = [
-            (b"x-request-id", context.request_id.encode()),
-            (b"traceparent", context.traceparent.encode()),
-            (b"x-astromesh-forwarded", ",".join((*context.hops, self._node_id)).encode()),
-            (b"x-astromesh-deadline-ms", str(max(1, int(remaining_s * 1000))).encode()),
-        ]
-        optional = ((b"tracestate", context.tracestate), (b"x-astromesh-principal", context.principal), (b"x-session-id", context.session))
-        headers += [(name, value.encode("latin-1")) for name, value in optional if value]
-        if context.store:
-            headers.append((b"x-astromesh-store", context.store.encode("latin-1")))
-        if context.agent_depth:
-            headers.append((b"x-astromesh-agent-depth", str(context.agent_depth).encode()))
-        if self._auth:
-            headers.append(self._auth)
-        return headers
 
     async def relay(self, service: str, peers: Iterable[Peer], request: tuple[Scope, Receive, Send]) -> None:
         """Relay to the first peer that takes the request. Raises PeerLost, Misdirected or ServiceUnavailable."""
@@ -146,15 +125,15 @@ class Forwarder:
 
     async def _send(self, peer: Peer, scope: Scope, context: RequestContext, body: Body) -> Answer:
         query = scope["query_string"]
-        url = peer.url + scope["raw_path"].decode("ascii") + (f"?{query.decode('ascii')}" if query else "")
-        headers = self.node_headers(context)
+        target = scope["raw_path"].decode("ascii") + (f"?{query.decode('ascii')}" if query else "")
+        headers = self._client.headers(context)
         headers += [header for header in _end_to_end(scope["headers"], _NOT_SENT) if not header[0].startswith(b"x-astromesh-")]
         try:
             if body.kept is not None:
-                answer = await self._upstream.send(scope["method"], url, headers, body.kept or None, peer.in_flight)
+                answer = await self._client.send(scope["method"], peer.url, target, headers, body.kept or None, peer.in_flight)
             else:
                 headers += [header for header in scope["headers"] if header[0] == b"content-length"]
-                answer = await self._upstream.send(scope["method"], url, headers, body.stream(), peer.in_flight)
+                answer = await self._client.send(scope["method"], peer.url, target, headers, body.stream, peer.in_flight)
         except NotSentError as error:
             self._peers.failed(peer, str(error))
             raise _NotBegun(str(error)) from error

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,10 +12,10 @@ from app.call import call
 from app.connection import BrokenError
 from app.context import current
 from app.errors import NodeError, ServiceUnavailable
-from app.forward import Forwarder
+from app.node_client import NodeClient
 from app.peers.peer import Peer
 from app.placement import Placement
-from app.upstream import NotSentError, Upstream
+from app.upstream import NotSentError
 
 PEER_TIMEOUT_S = 1.0
 Row = dict[str, Any]
@@ -43,8 +43,8 @@ LISTINGS = {
 class Gatherer:
     """Answers listings from the local services and from every peer that the request has not passed."""
 
-    def __init__(self, node_name: str, placement: Placement, upstream: Upstream, forwarder: Forwarder) -> None:
-        self._node_name, self._placement, self._upstream, self._forwarder = node_name, placement, upstream, forwarder
+    def __init__(self, name: Callable[[], str], placement: Placement, client: NodeClient) -> None:
+        self._name, self._placement, self._client = name, placement, client
 
     async def answer(self, listing: Listing) -> JSONAnswer:
         """The gathered list as a response; peers that did not answer are named in ``X-Astromesh-Partial``. Raises ServiceUnavailable
@@ -70,7 +70,7 @@ class Gatherer:
         merged: dict[str, Row] = {}
         for service in here:
             for row in await self._local(service, listing):
-                _merge(merged, row, listing.identity, [self._node_name])
+                _merge(merged, row, listing.identity, [self._name()])
         missing = list[str]()
         for peer, answer in zip(peers, asked, strict=True):
             rows, absent = answer or ((), (_shown_name(peer),))
@@ -101,10 +101,10 @@ class Gatherer:
         """The peer's rows, and the nodes that it could not ask; None where it does not answer."""
         if peer.state not in ("up", "suspect"):
             return None
-        headers = self._forwarder.node_headers(replace(current(), deadline=asyncio.get_running_loop().time() + within_s))
+        headers = self._client.headers(replace(current(), deadline=asyncio.get_running_loop().time() + within_s))
         try:
             async with asyncio.timeout(within_s):
-                answer = await self._upstream.send("GET", peer.url + listing.path, headers, None)
+                answer = await self._client.send("GET", peer.url, listing.path, headers)
                 try:
                     body = await answer.read()
                 finally:

@@ -4,8 +4,9 @@ import asyncio
 import gc
 import importlib
 import logging
+import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
@@ -15,7 +16,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
 from app.config import Configuration
-from app.context import background
+from app.config.address import parse_bind
+from app.config.secret import KeyFile
+from app.config.settings import Settings
+from app.credentials import ApiKeyCredentials, SignedCredentials
 from app.edge.auth import Auth
 from app.edge.edge import Edge
 from app.errors import ConfigError, Problem
@@ -23,14 +27,18 @@ from app.forward import Forwarder
 from app.front import Front
 from app.gather import Gatherer
 from app.identity import new_node_id, store_id
-from app.peers.peer import Peer
+from app.membership import Membership, Self
+from app.node_client import NodeClient
+from app.peers.peer import Peer, Peers
 from app.peers.static import StaticPeers
 from app.placement import LocalService, Placement
 from app.server import Server, base_url, leave_url, listen
 from app.services import SERVICES
 from app.services.contract import NodeContext, Service
 from app.session import NO_STORE
+from app.signing import Keys, Signer, Verifier
 from app.system.health import Health
+from app.system.mesh import MeshRoutes
 from app.system.routes import System
 from app.system.view import NodeView
 from app.upstream import Upstream
@@ -54,7 +62,6 @@ class Node:
 
     def __init__(self, configuration: Configuration, load_service: Callable[[str], type[Service]] = load_service) -> None:
         settings, profile = configuration.settings, configuration.profile
-        _refuse_what_is_missing(configuration)
         self._settings, self._profile, self._warnings = settings, profile, configuration.warnings
         self.node_id = new_node_id()
         self.url = ""
@@ -78,33 +85,59 @@ class Node:
         self._wire(missing)
 
     def _wire(self, missing: list[str]) -> None:
-        auth = Auth(self._settings.api_keys)
+        settings, profile = self._settings, self._profile
+        keys = _mesh_keys(settings)
+        signer = Signer(self.node_id, keys) if keys else None
+        auth = Auth(settings.api_keys, Verifier(self.node_id, keys) if keys else None)
         self._upstream = Upstream()
-        peers = [Peer(peer.name, peer.url, peer.services) for peer in self._profile.peers]
-        self.peers = StaticPeers(peers, self._upstream, lambda: forwarder.node_headers(background()))
-        forwarder = Forwarder(self._upstream, self.peers, self.node_id, auth.node_header(), self._registry)
+        own_key = settings.api_keys[0].secret if settings.api_keys else ""
+        client = NodeClient(self._upstream, self.node_id, SignedCredentials(signer) if signer else ApiKeyCredentials(own_key))
         local = {name: LocalService(service) for name, service in self._services.items()}
-        self._placement = Placement(local, missing, self.peers, forwarder)
-        gatherer = Gatherer(self._settings.node_name, self._placement, self._upstream, forwarder)
-        health = Health(local, missing, self._warnings, self.peers)
+        self.membership: Membership | None = None
+        if profile.mesh is None:
+            self.peers: Peers = StaticPeers([Peer(peer.name, peer.url, peer.services) for peer in profile.peers], client)
+        else:
+            self.membership = Membership(self._self(local), profile.mesh, client, (self._upstream, signer), self._registry)
+            self.peers = self.membership.peers
+        self._placement = Placement(local, missing, self.peers, Forwarder(client, self.peers, self._registry))
         view = NodeView(
-            self._settings.node_name,
+            settings.node_name,
             self.node_id,
-            self._profile,
+            profile,
             self._placement,
-            health,
+            Health(local, missing, self._warnings, self.peers),
             self._draining,
             lambda: self._edge.in_flight,
             time.monotonic(),
+            self.membership,
         )
-        app = _dispatch(System(view), Front(self._placement, gatherer))
-        self._edge = Edge(app, self._profile.api, auth, (self._settings.node_name, self._registry))
-        if not auth.enabled:
-            log.warning("no API key is set, so whoever reaches this port may use it; set ASTROMESH_API_KEYS before opening it to a network")
+        gatherer = Gatherer(lambda: self._edge.name, self._placement, client)
+        app = _dispatch(System(view, MeshRoutes(self.membership, auth)), Front(self._placement, gatherer))
+        self._edge = Edge(app, profile.api, auth, (settings.node_name, self._registry), public=profile.services["api"])
+        self._warn(missing)
+
+    def _self(self, local: Mapping[str, LocalService]) -> Self:
+        settings = self._settings
+        return Self(
+            node_id=self.node_id,
+            name=settings.node_name,
+            cluster=settings.cluster,
+            advertise_url=settings.advertise_url,
+            services=(*(("api",) if self._profile.services["api"] else ()), *local),
+            facts=lambda: {name: each.facts() for name, each in local.items()},
+            in_flight=lambda: self._edge.in_flight,
+            rename=lambda name: self._edge.rename(name),  # noqa: PLW0108 - there is no edge yet
+        )
+
+    def _warn(self, missing: list[str]) -> None:
         keys = self._settings.api_keys
-        if len(keys) > 1 and keys[0].name != "node":
+        if not keys:
+            log.warning("no API key is set, so whoever reaches this port may use it; set ASTROMESH_API_KEYS before opening it to a network")
+        if self.membership and not self._settings.mesh_keys:
+            log.warning("no mesh key is set, so whoever reaches this port may join the mesh; set ASTROMESH_MESH_KEY on all nodes")
+        if len(keys) > 1 and keys[0].name != "node" and not self._settings.mesh_keys:
             log.warning("API key %s is the first, which nodes present to each other: its holder may speak for any client", keys[0].name)
-            log.warning("put a key of the nodes' own first, named node, and give it to no client")
+            log.warning("put a key of the nodes' own first, named node, and give it to no client; or set ASTROMESH_MESH_KEY")
         for name in missing:
             log.warning("the profile enables %s, but this build does not have it yet; its paths answer 503", name)
         for warning in self._warnings:
@@ -115,18 +148,17 @@ class Node:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Serve until ``stopping`` is set, then drain. Raises ConfigError at start, and what stopped a service afterwards."""
-        listener = listen(self._profile.api, self._profile.file)
         async with AsyncExitStack() as stack:
-            stack.callback(listener.close)
+            listeners = self._listen(stack)
             await stack.enter_async_context(self._upstream)
             await self._open_services(stack)
             edge = _open_to(self._profile.api.cors_origins, self._edge)
-            server = Server(edge, self._profile.api, self._settings.node_name, lambda: self._announce(base_url(listener)))
+            server = Server(edge, self._profile.api, self._settings.node_name, lambda: self._announce(base_url(listeners[0])))
             stack.callback(server.close)
             async with asyncio.TaskGroup() as group:
                 work = [group.create_task(service.run()) for service in self._services.values()]
-                work += [group.create_task(self.peers.run()), group.create_task(self._edge.run())]
-                serving = group.create_task(server.serve(sockets=[listener]))
+                work += [group.create_task(self._take_part(listeners[-1])), group.create_task(self._edge.run())]
+                serving = group.create_task(server.serve(sockets=listeners))
                 await stopping.wait()
                 await self._drain()
                 server.should_exit = True
@@ -134,6 +166,26 @@ class Node:
                 for task in work:
                     task.cancel()
         log.info("stopped")
+
+    def _listen(self, stack: AsyncExitStack) -> list[socket.socket]:
+        """The listener of the API, and the mesh's where that has an address of its own."""
+        api, mesh, file = self._profile.api, self._profile.mesh, self._profile.file
+        remedy = "free the port, or set ASTROMESH_PORT or ASTROMESH_HOST to another address"
+        listeners = [listen(api.host, api.port, (file, "spec.api"), remedy)]
+        stack.callback(listeners[0].close)
+        if mesh and (bind := parse_bind(mesh.bind)) != (api.host, api.port):
+            listeners.append(listen(*bind, (file, "spec.mesh.bind"), "free the port, or set ASTROMESH_MESH_BIND to another address"))
+            stack.callback(listeners[1].close)
+        return listeners
+
+    async def _take_part(self, listener: socket.socket) -> None:
+        """Know the other nodes, for as long as this one runs."""
+        await self.listening.wait()
+        if self.membership:
+            host = parse_bind(self._profile.mesh.bind)[0] if self._profile.mesh else ""
+            await self.membership.run(host, listener.getsockname()[1])
+        else:
+            await self.peers.run()
 
     async def _open_services(self, stack: AsyncExitStack) -> None:
         problems: list[Problem] = []
@@ -160,6 +212,8 @@ class Node:
         deadline = asyncio.get_running_loop().time() + self._settings.drain_s
         self._draining.set()
         self._edge.drain()
+        if self.membership:
+            self.membership.drain()
         log.info("draining: %d requests in flight, %g s to finish", self._edge.in_flight, self._settings.drain_s)
         notice_s = min(NOTICE_S, self._settings.drain_s / 4)
         try:
@@ -173,18 +227,18 @@ class Node:
             with suppress(TimeoutError):  # what cannot be ended goes with the process
                 async with asyncio.timeout(1):
                     await self._edge.wait_idle()
+        if self.membership:
+            await self.membership.leave()
 
 
-def _refuse_what_is_missing(configuration: Configuration) -> None:
-    profile = configuration.profile
-    if profile.mesh is not None:
-        remedy = "until then use the static roles: ASTROMESH_MESH_ENABLED=false, or a profile without spec.mesh"
-        raise ConfigError(
-            [Problem(profile.file, "asks for the mesh, which this build does not have yet", "spec.mesh.enabled", remedy=remedy)]
-        )
-    if not profile.services["api"]:
-        remedy = "set it to true; a node without a public API needs signed traffic between nodes, which comes with the mesh"
-        raise ConfigError([Problem(profile.file, "is false, which this build cannot serve yet", "spec.services.api", remedy=remedy)])
+def _mesh_keys(settings: Settings) -> Keys | None:
+    """The mesh keys as they are now; None without any."""
+    if not settings.mesh_keys:
+        return None
+    if settings.mesh_key_file:
+        return KeyFile("ASTROMESH_MESH_KEY", settings.mesh_key_file, settings.mesh_keys)
+    keys = tuple(key.encode() for key in settings.mesh_keys)
+    return lambda: keys
 
 
 def _open_to(origins: Sequence[str], edge: ASGIApp) -> ASGIApp:

@@ -90,9 +90,11 @@ class Placement:
         return self._stores(lambda peer: True)
 
     def store_for_new_session(self) -> str:
-        """The store that a new session begins in: this node's own, else any that can be reached; NO_STORE where there is none."""
+        """The store that a new session begins in: this node's own, else any that can be reached, else one of last resort; NO_STORE where
+        there is none."""
         own = self.local["memory"].facts().store_id if "memory" in self.local else None
-        return own or random.choice(sorted(self._stores(lambda peer: peer.usable)) or [NO_STORE])
+        reached = self._stores(lambda peer: peer.usable) or self._stores(lambda peer: peer.state == "suspect")
+        return own or random.choice(sorted(reached) or [NO_STORE])
 
     async def home(self, agent: str, session: str) -> str:
         """The store that keeps an agent's conversation; NO_STORE where none is known. Raises StoreUnavailable."""
@@ -183,7 +185,10 @@ class Placement:
         # Where some have the key, one that has not would only answer 404.
         direct = [peer for peer in direct if peer.has(service, key)] or direct
         session = context.session if service in ("agents", "memory") else None  # whose work is where a store is
-        yield from _by_store(session, [peer for peer in direct if peer.usable])
+        usable = [peer for peer in direct if peer.usable]
+        if len(usable) < len(direct):
+            _count_skipped(direct, usable)
+        yield from _by_store(session, usable)
         beyond = [peer for peer in known if peer.reaches(service) and peer not in direct]
         yield from _by_store(session, [peer for peer in beyond if peer.usable])
         yield from [peer for peer in (*direct, *beyond) if peer.state == "suspect"]
@@ -191,6 +196,12 @@ class Placement:
     def _absent(self, service: str) -> list[str]:
         named = [peer for peer in self.peers.all() if service in peer.services]
         return [f"{peer.name}: {peer.reason or ('it does not have it' if peer.facts else 'not heard from yet')}" for peer in named]
+
+
+def _count_skipped(peers: list[Peer], usable: list[Peer]) -> None:
+    for peer in peers if usable else ():
+        if peer.state == "suspect":
+            peer.skipped += 1
 
 
 def _by_store(session: str | None, peers: list[Peer]) -> Iterator[Peer]:

@@ -56,22 +56,21 @@ class Server(uvicorn.Server):
         yield
 
 
-def listen(api: ApiSettings, file: str) -> socket.socket:
-    """A listening socket on the API's address; port 0 takes a free one. Raises ConfigError naming ``file``."""
-    family = socket.AF_INET6 if ":" in api.host else socket.AF_INET
+def listen(host: str, port: int, place: tuple[str, str], remedy: str) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises ConfigError for ``place``, the file and the YAML path that named the address."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With its protocol named, or asyncio leaves Nagle's algorithm on: 40 ms between the head and the body of an answer.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, api.host != "::")
-        listener.bind((api.host, api.port))
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
+        listener.bind((host, port))
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        remedy = "free the port, or set ASTROMESH_PORT or ASTROMESH_HOST to another address"
-        message = f"cannot listen on {api.host}:{api.port}: {error.strerror or error}"
-        raise ConfigError([Problem(file, message, "spec.api", remedy=remedy)]) from error
+        file, path = place
+        raise ConfigError([Problem(file, f"cannot listen on {host}:{port}: {error.strerror or error}", path, remedy=remedy)]) from error
     return listener
 
 

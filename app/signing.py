@@ -3,7 +3,8 @@
 A signature is an HMAC-SHA256 over method, target, sender, receiver, the receiver's nonce, a counter, the headers that peers are believed
 for, and the body's digest where the message is whole (a forwarded body streams; its integrity on the wire is TLS's). The receiver hands a
 fresh nonce to each sender that it does not know (401, `Node-Challenge`), and takes each counter once, within a window that bears
-reordering. So a recorded message is of no use: not twice, not at another node, and not after either of the two restarted.
+reordering. So a recorded message is of no use: not twice, not at another node, and not after either of the two restarted. An answer is
+signed over the request's own code, so it answers that request alone.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from app.errors import Unauthorized
 
 SCHEME = "Astromesh-HMAC"
 CHALLENGE = "Node-Challenge"
+ANSWER = "Node-Answer"
 WINDOW = 4096
 """How far behind the highest counter seen from a sender one may still be: requests overtake one another on parallel connections."""
 KNOWN_SENDERS = 8192
@@ -53,6 +55,11 @@ def mac(key: bytes, covered: bytes) -> str:
     return hmac.new(key, covered, hashlib.sha256).hexdigest()
 
 
+def _answer_code(key: bytes, authorization: str, body: bytes) -> str:
+    """The code of an answer to the request that carried ``authorization``."""
+    return mac(key, b"\n".join((b"1 answer", authorization.encode("latin-1"), hashlib.sha256(body).hexdigest().encode())))
+
+
 class Signer:
     """Signs what this node sends. It learns each receiver's id and nonce from that receiver's challenge."""
 
@@ -67,6 +74,10 @@ class Signer:
         counter = next(self._counter)
         code = mac(self._keys()[0], claim.digest_input(self._node_id, receiver, nonce, counter))
         return f'{SCHEME} sender="{self._node_id}", counter="{counter}", nonce="{nonce}", mac="{code}"'
+
+    def is_answer(self, code: str, authorization: str, body: bytes) -> bool:
+        """Whether ``code`` (the header ANSWER) proves that a node with one of the keys gave this body to that request."""
+        return bool(sum(hmac.compare_digest(_answer_code(key, authorization, body), code) for key in self._keys()))
 
     def take_challenge(self, url: str, challenge: str) -> bool:
         """Remember what a challenge says ("receiver nonce"); False for one that is malformed."""
@@ -123,6 +134,10 @@ class Verifier:
             raise Unauthorized("This signed request was seen before; it is not done twice.")
         self._windows.move_to_end(sender)
         return sender
+
+    def answer(self, authorization: str, body: bytes) -> str:
+        """The code that proves this node's answer to a request, for the header ANSWER."""
+        return _answer_code(self._keys()[0], authorization, body)
 
     def _challenge(self, sender: str, window: _Window | None) -> UnknownSender:
         if window is None:

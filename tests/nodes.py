@@ -62,7 +62,7 @@ def profile(path: Path, services: list[str], *, peers: Mapping[str, tuple[str, l
         "metadata": {"name": path.stem},
         "spec": {
             "api": {"host": "127.0.0.1", "port": 0, **spec.pop("api", {})},
-            "services": {"api": True, "observability": True, **{name: name in services for name in names}},
+            "services": {"api": spec.pop("public", True), "observability": True, **{name: name in services for name in names}},
             "peers": [{"name": name, "url": url, "services": offered} for name, (url, offered) in (peers or {}).items()],
             **spec,
         },

@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute
 
 from app.config import load
 from app.node import Node
+from app.peers.static import StaticPeers
 from app.services.contract import Check, Facts, NodeContext
 from tests.nodes import profile
 
@@ -43,6 +44,12 @@ def service(*routes: BaseRoute, keys: Sequence[str] | None = None, store_id: str
     return type("Service", (FakeService,), {"routes": routes, "told": facts})
 
 
+def static(node: Node) -> StaticPeers:
+    """The peers of a node without mesh."""
+    assert isinstance(node.peers, StaticPeers)
+    return node.peers
+
+
 class Spine:
     """Starts nodes for one test and ends them with it."""
 
@@ -71,7 +78,7 @@ class Spine:
         if running.done():
             await running
         for peer in node.peers.all():
-            await node.peers.probe(peer)
+            await static(node).probe(peer)
         return node
 
 

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from app import sse
 from app.context import current
 from app.errors import Misdirected
-from tests.spine import Spine, service, spine
+from tests.spine import Spine, service, spine, static
 
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 Handler = Callable[[Request], Awaitable[Response]]
@@ -270,7 +270,7 @@ async def test_what_is_safe_to_repeat_succeeds_on_another_peer(
     async with misbehaving(what, die) as dying:
         near = await nodes.node("near", peers={"dying": (dying, [what]), "good": (good.url, [what])})
         for _ in range(6):
-            await near.peers.probe(near.peers.all()[0])
+            await static(near).probe(near.peers.all()[0])
             async with client.request(method, near.url + path, json={"model": "m"} if method == "POST" else None) as response:
                 assert response.status == 200
                 assert (await response.json())["node"] == "good"
@@ -375,7 +375,7 @@ async def test_the_less_busy_of_two_peers_is_chosen(nodes: Spine, client: aiohtt
     waiting = [asyncio.create_task(client.post(f"{near.url}/v1/tools/x").__aenter__()) for _ in range(3)]
     async with asyncio.timeout(5):
         while len(near.peers.all()[0].in_flight) < 3:
-            await near.peers.probe(near.peers.all()[0])
+            await static(near).probe(near.peers.all()[0])
     near.peers.all()[1].state = "up"
     for _ in range(5):
         async with client.post(f"{near.url}/v1/tools/x") as response:

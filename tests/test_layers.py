@@ -75,6 +75,12 @@ def test_the_chain_from_main_to_peers_is_imported_in_one_direction(place: int) -
         assert not back, f"{module} imports {sorted(back)}"
 
 
+@pytest.mark.parametrize("module", [name for name in MODULES if within(name, "app.mesh")])
+def test_the_mesh_imports_nothing_of_the_node_but_errors_and_what_carries_it_the_signing(module: str) -> None:
+    allowed = {"app.errors"} | ({"app.signing"} if module == "app.mesh.transport" else set())
+    assert not {name for name in imports(module) if not within(name, "app.mesh")} - allowed
+
+
 @cache
 def reach(module: str) -> frozenset[str]:
     """Every module that ``module`` imports, directly or not."""

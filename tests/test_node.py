@@ -231,14 +231,6 @@ async def test_a_role_that_keeps_nothing_needs_no_data_directory(tmp_path: Path)
         assert await node.exit_code() == 0
 
 
-async def test_a_mesh_profile_is_78_and_says_that_this_build_has_no_mesh(tmp_path: Path) -> None:
-    path = profile(tmp_path / "mesh.yaml", ALL, mesh={"enabled": True})
-    code, log = await ended(path, tmp_path / "data")
-    assert code == 78
-    assert "spec.mesh.enabled" in log
-    assert "ASTROMESH_MESH_ENABLED=false" in log
-
-
 async def test_a_bad_profile_and_a_bad_environment_are_78_with_all_problems_at_once(tmp_path: Path) -> None:
     path = profile(tmp_path / "bad.yaml", ALL, api={"max_body_bytes": -1}, memroy={})
     code, log = await ended(path, tmp_path / "data", ASTROMESH_DRAIN_S="soon")

@@ -21,7 +21,7 @@ from app.errors import NotFound
 from app.node import Node
 from app.session import NO_STORE, new_session_id
 from tests.nodes import profile
-from tests.spine import FakeService, Spine, service, spine
+from tests.spine import FakeService, Spine, service, spine, static
 
 STORES = ["a" * 12, "b" * 12]
 
@@ -99,7 +99,7 @@ async def test_a_draining_peer_gets_nothing_new(nodes: Spine, client: aiohttp.Cl
     two = await nodes.node("two", {"tools": named("two")})
     near = await nodes.node("near", peers={"one": (one.url, ["tools"]), "two": (two.url, ["tools"])})
     one._draining.set()
-    await near.peers.probe(peer(near, "one"))
+    await static(near).probe(peer(near, "one"))
     assert not peer(near, "one").usable
     assert {await answered_by(client, near.url, "/v1/tools/x") for _ in range(6)} == {"two"}
 
@@ -131,10 +131,10 @@ async def test_nobody_is_refused_by_old_news(nodes: Spine, client: aiohttp.Clien
     near = await nodes.node("near", peers={"middle": (middle.url, ["tools"])})
     known = peer(near, "middle")
     known.facts = replace(known.facts, reaches=frozenset())  # as it was before the middle had found the far one
-    near.peers._asked_at["middle"] = float("-inf")
+    static(near)._asked_at["middle"] = float("-inf")
     assert await answered_by(client, near.url, "/v1/chat/completions") == "far"
     known.state, known.facts = "unknown", None  # not heard from yet
-    near.peers._asked_at["middle"] = float("-inf")
+    static(near)._asked_at["middle"] = float("-inf")
     assert await answered_by(client, near.url, "/v1/tools/x") == "middle"
 
 

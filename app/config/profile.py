@@ -1,6 +1,7 @@
 """One RuntimeConfig file, checked whole and parsed into one frozen Profile; the environment's addresses, where given, win over its own."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
@@ -153,11 +154,18 @@ def _mesh_problems(document: Document, spec: Mapping[str, Any]) -> Iterator[Prob
             yield document.problem((*at, "failure_timeout"), message, remedy)
         elif mesh.dead_timeout < least:
             message = f"is {mesh.dead_timeout:g}, which leaves a suspect no time to answer"
-            yield document.problem((*at, "dead_timeout"), message, f"write at least {least:.1f}")
+            yield document.problem((*at, "dead_timeout"), message, f"write at least {_above(least):g}")
     least = 7 * mesh.gossip_interval / mesh.gossip_fanout + 2.5 * exchange_s + 2
     if {"failure_timeout", "gossip_interval", "gossip_fanout"} <= right and mesh.failure_timeout < least:
         message = f"is {mesh.failure_timeout:g}, too short for this gossip_interval and gossip_fanout"
-        yield document.problem((*at, "failure_timeout"), message, f"write at least {least:.1f}, or gossip faster or with more members")
+        yield document.problem(
+            (*at, "failure_timeout"), message, f"write at least {_above(least):g}, or gossip faster or with more members"
+        )
+
+
+def _above(seconds: float) -> float:
+    """The next tenth of a second that is no smaller, to be told and then to be taken."""
+    return math.ceil(seconds * 10) / 10
 
 
 def _key_problems(document: Document, spec: Mapping[str, Any], settings: Settings) -> Iterator[Problem]:

@@ -1,13 +1,18 @@
 """Secrets of the environment: read from the files that X_FILE names, parsed into keys, never shown."""
 
+import logging
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.errors import Problem
 
 ENVIRONMENT = "environment"
+KEY_FILE_S = 1.0
+"""Seconds between looks at a key file."""
+log = logging.getLogger(__name__)
 _OWN = ("ASTROMESH_API_KEYS", "ASTROMESH_MESH_KEY", "OPENAI_API_KEY")
 _KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _KEY_SECRET = re.compile(r"[!-~]+")
@@ -91,6 +96,47 @@ def parse_secrets(variable: str, text: str) -> tuple[tuple[str, ...], list[Probl
     remedy = "use letters, digits and punctuation of ASCII"
     what = "has a key in place {} with a space or a character beyond ASCII in it"
     return found, _emptiness(variable, text) + [Problem(ENVIRONMENT, what.format(place), variable, remedy=remedy) for place in bad]
+
+
+class KeyFile:
+    """Keys in a file, read anew when it changes, so that keys rotate under a running node. A file that cannot be used changes nothing."""
+
+    def __init__(self, variable: str, file: Path, keys: tuple[str, ...]) -> None:
+        self._variable, self._file, self._keys = variable, file, _encoded(keys)
+        self._stamp = self._now()
+        self._looked_at = time.monotonic()
+
+    def __call__(self) -> Sequence[bytes]:
+        """The keys now; the file is looked at once a second at most."""
+        if time.monotonic() - self._looked_at >= KEY_FILE_S:
+            self._looked_at = time.monotonic()
+            if (stamp := self._now()) != self._stamp:
+                self._stamp = stamp
+                self._read()
+        return self._keys
+
+    def _now(self) -> tuple[int, int, int]:
+        try:
+            found = self._file.stat()
+        except OSError:
+            return (0, 0, 0)
+        return (found.st_mtime_ns, found.st_size, found.st_ino)
+
+    def _read(self) -> None:
+        try:
+            keys, problems = parse_secrets(self._variable, _content(self._file))
+        except (OSError, ValueError) as error:
+            log.warning("%s_FILE names %s, which gives no key now (%s); the keys stay as they were", self._variable, self._file, error)
+            return
+        if problems:
+            log.warning("%s; the keys stay as they were", "; ".join(map(str, problems)))
+        elif (encoded := _encoded(keys)) != self._keys:
+            self._keys = encoded
+            log.info("%s: read %d keys anew", self._file, len(keys))
+
+
+def _encoded(keys: tuple[str, ...]) -> tuple[bytes, ...]:
+    return tuple(key.encode() for key in keys)
 
 
 def _content(file: Path) -> str:

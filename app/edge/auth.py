@@ -1,7 +1,7 @@
 """Who is calling: API keys of clients, and whether a request comes from a peer.
 
-Until nodes share a mesh key, a node presents its own first API key to its peers; so whoever holds the first key may speak as a node.
-Give clients other keys. On a node without any key everybody is believed.
+With a mesh key nodes sign what they send. Without one a node presents its own first API key to its peers, so whoever holds the first key
+may speak as a node; give clients other keys. On a node without any key everybody is believed.
 """
 
 import base64
@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 from app.config.settings import ApiKey
 from app.errors import Unauthorized
+from app.signing import SCHEME, Claim, Verifier
 
+_SCHEME = f"{SCHEME} ".encode()
 _REMEDY = "send a valid key as `Authorization: Bearer <key>`, or as the password of Basic authentication."
 
 
@@ -24,13 +26,20 @@ class Caller:
     may_be_peer: bool
 
 
-class Auth:
-    """Checks the Authorization header against the configured keys, in constant time over all of them."""
+def is_signature(authorization: bytes | None) -> bool:
+    """Whether an Authorization value is a node's signature."""
+    return authorization is not None and authorization.startswith(_SCHEME)
 
-    def __init__(self, keys: Sequence[ApiKey]) -> None:
+
+class Auth:
+    """Checks the Authorization header against the configured keys, in constant time over all of them. ``verifier`` checks the signatures
+    of nodes, where there is a mesh key."""
+
+    def __init__(self, keys: Sequence[ApiKey], verifier: Verifier | None = None) -> None:
         self._keys = [(key.name, key.secret.encode()) for key in keys]
         self._names = frozenset(key.name for key in keys)
-        self._anonymous = Caller("", may_be_peer=not keys)
+        self._verifier = verifier
+        self._anonymous = Caller("", may_be_peer=not keys and verifier is None)
 
     @property
     def names(self) -> frozenset[str]:
@@ -41,8 +50,24 @@ class Auth:
     def enabled(self) -> bool:
         return bool(self._keys)
 
+    @property
+    def checks_signatures(self) -> bool:
+        """Whether nodes have to sign what they send: there is a mesh key."""
+        return self._verifier is not None
+
+    def answer(self, authorization: str, body: bytes) -> str:
+        """The code that proves this node's answer to a signed request."""
+        assert self._verifier is not None
+        return self._verifier.answer(authorization, body)
+
+    def node(self, authorization: bytes, claim: Claim) -> str:
+        """The id of the node that signed this request. Raises Unauthorized, with a challenge where the node is not known yet."""
+        if self._verifier is None:
+            raise Unauthorized("This node has no mesh key, so it cannot check signatures; set the same ASTROMESH_MESH_KEY on both nodes.")
+        return self._verifier.sender(authorization.decode("latin-1"), claim)
+
     def caller(self, authorization: bytes | None, public: bool) -> Caller:
-        """The caller behind a raw header value. Raises Unauthorized unless ``public``."""
+        """The client behind a raw header value. Raises Unauthorized unless ``public``."""
         if not self._keys:
             return self._anonymous
         if authorization is None:
@@ -52,14 +77,10 @@ class Auth:
         presented = _secret(authorization)
         matches = [index for index, (_, secret) in enumerate(self._keys) if hmac.compare_digest(presented, secret)]
         if matches:
-            return Caller(self._keys[matches[0]][0], may_be_peer=matches[0] == 0)
+            return Caller(self._keys[matches[0]][0], may_be_peer=matches[0] == 0 and self._verifier is None)
         if public:
             return self._anonymous
         raise _unauthorized(f"The API key is not one of this node's; {_REMEDY}")
-
-    def node_header(self) -> tuple[bytes, bytes] | None:
-        """What this node presents to its peers."""
-        return (b"authorization", b"Bearer " + self._keys[0][1]) if self._keys else None
 
 
 def _secret(authorization: bytes) -> bytes:

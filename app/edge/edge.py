@@ -14,11 +14,12 @@ from app.edge.auth import Auth
 from app.edge.exchange import Exchange, too_large
 from app.edge.head import Head, read_head, request_id_of
 from app.edge.protocol import CONNECTION
-from app.errors import DeadlineExceeded, NodeError, NotBegun, RequestTimeout
+from app.errors import DeadlineExceeded, NodeError, NotBegun, NotFound, RequestTimeout
 
 log = logging.getLogger("app.edge")
 access_log = logging.getLogger("app.access")
-_WATCHED = frozenset(("/livez", "/readyz", "/v1/health", "/metrics", "/v1/system/status"))
+_PROBES = frozenset(("/livez", "/readyz", "/v1/health", "/metrics"))
+_WATCHED = _PROBES | {"/v1/system/status", *(f"/v1/mesh/{kind}" for kind in ("state", "join", "gossip", "sync", "probe", "leave"))}
 """What machines ask every few seconds: answered while draining too, and logged only for debugging."""
 
 
@@ -29,10 +30,11 @@ class HeaderTooLarge(NodeError):
 class Edge:
     """The outermost app. ``draining`` closes connections after their answers; ``refusing`` turns new work away as not begun."""
 
-    def __init__(self, app: ASGIApp, api: ApiSettings, auth: Auth, node: tuple[str, CollectorRegistry]) -> None:
-        self._app, self._api, self._auth = app, api, auth
+    def __init__(self, app: ASGIApp, api: ApiSettings, auth: Auth, node: tuple[str, CollectorRegistry], *, public: bool = True) -> None:
+        """``node`` is its name and where its metrics go. Not ``public``: only health, metrics and other nodes are answered."""
+        self._app, self._api, self._auth, self._public = app, api, auth, public
         name, registry = node
-        self._node_header = (b"x-astromesh-node", name.encode("latin-1", "replace"))
+        self.rename(name)
         self._exchanges: set[Exchange] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -47,6 +49,11 @@ class Edge:
         self._children: dict[tuple[str, str, str, str], tuple[Counter, Histogram]] = {}
         gauge = Gauge("astromesh_http_requests_in_flight", "Requests that are being answered.", registry=registry)
         gauge.set_function(lambda: len(self._exchanges))
+
+    def rename(self, name: str) -> None:
+        """The node's name in answers."""
+        self.name = name
+        self._node_header = (b"x-astromesh-node", name.encode("latin-1", "replace"))
 
     @property
     def in_flight(self) -> int:
@@ -122,7 +129,10 @@ class Edge:
             raise HeaderTooLarge(f"The request head is {head.size} bytes, over the {self._api.max_header_bytes} that this node takes.")
         if head.content_length is not None and head.content_length > self._api.max_body_bytes:
             raise too_large(self._api.max_body_bytes)
-        if scope["path"].rstrip("/") in _WATCHED:
+        path = scope["path"].rstrip("/")
+        if not (self._public or head.context.from_peer or path in _PROBES or (head.to_be_checked and path in _WATCHED)):
+            raise NotFound("The public API of this node is off (spec.services.api); ask another node.")
+        if path in _WATCHED:
             return
         if self.refusing:
             raise NotBegun("This node is shutting down and takes no new work; ask again, another node will answer.")

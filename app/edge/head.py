@@ -7,10 +7,17 @@ from dataclasses import dataclass
 from starlette.types import Scope
 
 from app.context import RequestContext, continue_trace, new_request_id
-from app.edge.auth import Auth
+from app.credentials import covered
+from app.edge.auth import Auth, Caller, is_signature
 from app.errors import BadRequest
 from app.session import check_session_id
+from app.signing import Claim
 
+MESH_PATHS = "/v1/mesh/"
+MESSAGE_PATHS = frozenset(f"{MESH_PATHS}{kind}" for kind in ("join", "gossip", "sync", "probe"))
+"""Where nodes alone have something to say; a person, too, may ask a node to leave."""
+SIGNED = Caller("", may_be_peer=True)
+TO_BE_CHECKED = Caller("", may_be_peer=False)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _NODE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _READ = frozenset(
@@ -20,12 +27,14 @@ _READ = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The parsed head: the request's context, the announced body length in bytes (None: unknown), and whether a body follows."""
+    """The parsed head: the request's context, the announced body length in bytes (None: unknown), and whether a body follows.
+    ``to_be_checked``: a message of a node, whose signature covers the body too: who reads that checks it."""
 
     context: RequestContext
     content_length: int | None
     has_body: bool
     size: int
+    to_be_checked: bool
 
 
 def request_id_of(scope: Scope) -> str:
@@ -50,7 +59,7 @@ def read_head(scope: Scope, request_id: str, auth: Auth, deadline_s: float, loop
             found[name] = value
         elif name.startswith((b"x-astromesh-", b"x-forwarded-")):
             node[name] = value
-    caller = auth.caller(found.get(b"authorization"), is_public(scope["path"]))
+    caller = _caller(scope, found.get(b"authorization"), auth)
     if node and not caller.may_be_peer:
         scope["headers"] = [header for header in scope["headers"] if header[0] not in node]
         node = {}
@@ -67,7 +76,20 @@ def read_head(scope: Scope, request_id: str, auth: Auth, deadline_s: float, loop
         from_peer=b"x-astromesh-forwarded" in node,
     )
     length = int(found[b"content-length"]) if b"content-length" in found else None
-    return Head(context, length, b"transfer-encoding" in found or bool(length), size)
+    return Head(context, length, b"transfer-encoding" in found or bool(length), size, caller is TO_BE_CHECKED)
+
+
+def _caller(scope: Scope, authorization: bytes | None, auth: Auth) -> Caller:
+    if authorization is None or not is_signature(authorization):
+        if auth.checks_signatures and scope["path"] in MESSAGE_PATHS:
+            return TO_BE_CHECKED  # and refused there, in words that speak of nodes
+        return auth.caller(authorization, is_public(scope["path"]))
+    if scope["method"] == "POST" and scope["path"].startswith(MESH_PATHS):
+        return TO_BE_CHECKED
+    query = scope["query_string"].decode("latin-1")
+    target = scope["raw_path"].decode("latin-1") + (f"?{query}" if query else "")
+    auth.node(authorization, Claim(scope["method"], target, covered(scope["headers"])))
+    return SIGNED
 
 
 def is_public(path: str) -> bool:

@@ -54,7 +54,7 @@ def _names(value: Any) -> frozenset[str]:
 class Peer:
     """``services`` are those that the profile names; once the peer has spoken, only those of them that it has count."""
 
-    __slots__ = ("facts", "in_flight", "load", "name", "reason", "services", "state", "url")
+    __slots__ = ("facts", "in_flight", "load", "name", "reason", "services", "skipped", "state", "url")
 
     def __init__(self, name: str, url: str, services: Iterable[str]) -> None:
         self.name = name
@@ -65,6 +65,8 @@ class Peer:
         self.reason = ""
         self.in_flight: set[Connection] = set()
         self.load = 0
+        self.skipped = 0
+        """How often placement passed it over because it was suspect."""
 
     @property
     def node_id(self) -> str:

@@ -3,13 +3,14 @@
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
-from app.call import Headers
 from app.connection import BrokenError
+from app.context import background
+from app.node_client import NodeClient
 from app.peers.peer import Peer, PeerFacts
-from app.upstream import NotSentError, Upstream
+from app.upstream import NotSentError
 
 PROBE_INTERVAL_S = 2.0
 PROBE_TIMEOUT_S = 2.0
@@ -24,12 +25,11 @@ log = logging.getLogger(__name__)
 
 
 class StaticPeers:
-    """Keeps each Peer's state. ``node_headers`` gives what a node sends along with a request of its own."""
+    """Keeps each Peer's state."""
 
-    def __init__(self, peers: Sequence[Peer], upstream: Upstream, node_headers: Callable[[], Headers]) -> None:
+    def __init__(self, peers: Sequence[Peer], client: NodeClient) -> None:
         self._peers = list(peers)
-        self._upstream = upstream
-        self._node_headers = node_headers
+        self._client = client
         self._wake = {peer.name: asyncio.Event() for peer in peers}
         self._asked = {peer.name: asyncio.Event() for peer in peers}
         self._asked_at = {peer.name: float("-inf") for peer in peers}
@@ -66,7 +66,7 @@ class StaticPeers:
         """Ask for its status once and take in the outcome."""
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
-                answer = await self._upstream.send("GET", f"{peer.url}/v1/system/status", self._node_headers(), None)
+                answer = await self._client.send("GET", peer.url, "/v1/system/status", self._client.headers(background()))
                 try:
                     body = await answer.read(MAX_STATUS_BYTES)
                 finally:
@@ -104,7 +104,7 @@ class StaticPeers:
     def _spoke(self, peer: Peer, status: int, body: bytes) -> None:
         self._silent_since.pop(peer.name, None)
         if status != 200:
-            self.failed(peer, f"its status answers {status}" + (", check ASTROMESH_API_KEYS on both nodes" if status == 401 else ""))
+            self.failed(peer, f"its status answers {status}" + (f"; {self._client.credentials.remedy}" if status == 401 else ""))
             return
         try:
             facts = PeerFacts.parse(json.loads(body))
@@ -112,7 +112,7 @@ class StaticPeers:
             self.failed(peer, "its status is not JSON; is this an Astromesh node?")
             return
         if not facts.believes_us:  # it would take the requests of all clients for those of one
-            self.failed(peer, "it takes this node for a client; the first of ASTROMESH_API_KEYS must be the same on both nodes")
+            self.failed(peer, f"it takes this node for a client; {self._client.credentials.remedy}")
             return
         peer.facts = facts
         if peer.state != "up":

@@ -13,15 +13,16 @@ from starlette.types import Receive, Scope, Send
 from app import __version__
 from app.body import JSONAnswer
 from app.context import current
-from app.errors import NotFound, ServiceUnavailable
+from app.errors import NotFound
 from app.placement import translate
+from app.system.mesh import MeshRoutes
 from app.system.view import NodeView
 
 
 class System:
     """An ASGI app for the node's own paths; ``view`` is what it may see of the node."""
 
-    def __init__(self, view: NodeView) -> None:
+    def __init__(self, view: NodeView, mesh: MeshRoutes) -> None:
         self._view = view
         self._router = Router(
             [
@@ -30,7 +31,7 @@ class System:
                 Route("/v1/health", self._health),
                 Route("/v1/system/status", self._status),
                 Route("/v1/system/doctor", self._doctor),
-                Route("/v1/mesh/{rest:path}", self._mesh, methods=["GET", "POST"]),
+                *mesh.routes(),
             ],
             redirect_slashes=False,
             default=_nothing,
@@ -60,9 +61,6 @@ class System:
         healthy = all(check.status != "error" for check in checks.values())
         return JSONAnswer({"healthy": healthy, "checks": {name: asdict(check) for name, check in checks.items()}})
 
-    async def _mesh(self, request: Request) -> JSONAnswer:
-        raise ServiceUnavailable("The mesh is off on this node; a profile with spec.mesh.enabled turns it on.")
-
     async def _status(self, request: Request) -> JSONAnswer:
         view, placement = self._view, self._view.placement
         facts = {name: local.facts() for name, local in placement.local.items()}
@@ -74,7 +72,7 @@ class System:
             "profile": view.profile.file,
             "pid": os.getpid(),
             "node_id": view.node_id,
-            "node_name": view.name,
+            "node_name": view.membership.shown_name if view.membership else view.name,
             "agents_loaded": len(agents or ()),
             "services": {name: name in placement.local or (name == "api" and on) for name, on in view.profile.services.items()},
             "reaches": placement.reaches(),
@@ -95,7 +93,7 @@ class System:
                 }
                 for peer in placement.peers.all()
             ],
-            "mesh": None,
+            "mesh": view.membership.summary() if view.membership else None,
         }
         return JSONAnswer(body)
 

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.config.profile import Profile
+from app.membership import Membership
 from app.placement import Placement
 from app.system.health import Health
 
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """``started_at`` is monotonic seconds; ``in_flight`` counts the requests being answered."""
+    """``started_at`` is monotonic seconds; ``in_flight`` counts the requests being answered; without mesh there is no membership."""
 
     name: str
     node_id: str
@@ -21,3 +22,4 @@ class NodeView:
     draining: asyncio.Event
     in_flight: Callable[[], int]
     started_at: float
+    membership: Membership | None = None

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from app.call import Headers
 from app.connection import BrokenError
+from app.credentials import ApiKeyCredentials
+from app.node_client import NodeClient
 from app.peers.peer import Peer, PeerFacts
 from app.peers.static import StaticPeers
 from app.upstream import Upstream
@@ -38,10 +39,10 @@ class Watched(StaticPeers):
 
 
 @asynccontextmanager
-async def watched(url: str, headers: Headers = ()) -> AsyncIterator[tuple[Watched, Peer]]:
+async def watched(url: str, key: str = "") -> AsyncIterator[tuple[Watched, Peer]]:
     peer = Peer("one", url, ["tools", "memory"])
     async with Upstream() as upstream:
-        peers = Watched([peer], upstream, lambda: headers)
+        peers = Watched([peer], NodeClient(upstream, "n" * 16, ApiKeyCredentials(key)))
         peers.probed = asyncio.Event()
         yield peers, peer
 
@@ -74,7 +75,7 @@ def free_port() -> int:
 
 async def test_a_probe_takes_in_what_the_peer_says_and_presents_the_node() -> None:
     asked: list[Any] = []
-    async with serve(answering(200, STATUS, asked)) as url, watched(url, [(b"authorization", b"Bearer k")]) as (peers, peer):
+    async with serve(answering(200, STATUS, asked)) as url, watched(url, "k") as (peers, peer):
         assert not peer.usable  # until it has spoken: who takes us for a client would mix up the clients' conversations
         await peers.probe(peer)
     assert (peer.state, peer.node_id, peer.store_id, peer.busy) == ("up", "n1", "a" * 12, 3)

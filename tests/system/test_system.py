@@ -17,7 +17,7 @@ from app import __version__
 from app.node import Node
 from app.services.contract import Check
 from app.system import health
-from tests.spine import FakeService, Spine, service, spine
+from tests.spine import FakeService, Spine, service, spine, static
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ async def test_a_peers_state_follows_its_death_and_return(nodes: Spine, client: 
     assert (await ask(client, node, "/v1/system/status"))["reaches"] == ["tools"]
     assert (await ask(client, node, "/v1/system/doctor"))["checks"]["peer.far"]["status"] == "ok"
     far._draining.set()
-    await node.peers.probe(node.peers.all()[0])
+    await static(node).probe(node.peers.all()[0])
     await until_state(client, node, "draining")
 
 
