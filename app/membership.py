@@ -69,6 +69,7 @@ class Membership:
         self._upstream, signer = line
         self._url_fixed = bool(me.advertise_url)
         self._url_fails = False
+        self._stood_still_at = float("-inf")
         times = timings.MeshSettings(
             settings.heartbeat_interval, settings.gossip_interval, settings.gossip_fanout, settings.failure_timeout,
             settings.dead_timeout, settings.seeds,
@@ -247,7 +248,11 @@ class Membership:
     def _tell(self, event: Event) -> None:
         if event.kind == "expelled":
             raise NodeError(f"The mesh has used up this node's identity ({event.reason}); it starts anew under another one.")
+        if event.kind == "stalled":
+            self._stood_still_at = asyncio.get_running_loop().time()
         if event.kind == "address_fails":
+            if asyncio.get_running_loop().time() - self._stood_still_at < self._settings.failure_timeout:
+                return  # it did not answer because it stood still, not because its address is wrong
             self._url_fails = True
             by = self.view.get(event.by)
             log.warning(

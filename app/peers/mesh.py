@@ -48,7 +48,7 @@ class MeshPeers:
         return self._all
 
     def failed(self, peer: Peer, reason: str) -> None:
-        if peer.state == "up":
+        if peer.state != "down":
             log.warning("%s at %s left the routing view: %s", peer.name, peer.url, reason)
             peer.state, peer.reason = "down", reason
         self._report(peer.node_id, False)
@@ -111,7 +111,8 @@ class MeshPeers:
 
     def _set_state(self, peer: Peer, member: Member, now: float) -> None:
         if member.status is Status.SUSPECT:
-            peer.state, peer.reason = "suspect", "it answers nobody now"
+            if peer.state != "down":  # what failed as a last resort is tried no more until it answers
+                peer.state, peer.reason = "suspect", "it answers nobody now"
             if now - member.since > LOST_AFTER_S and peer.in_flight:
                 log.warning("%s at %s has been silent too long: %d requests are lost", peer.name, peer.url, len(peer.in_flight))
                 peer.abort()

@@ -4,9 +4,12 @@ import pytest
 
 from tests.compose.stack import Stack, stack
 
+WAYS = {"mesh": "true", "static": "false"}
+"""How the nodes know each other, as shipped or by the peers in the profiles: what ASTROMESH_MESH_ENABLED is."""
 
-@pytest.fixture(scope="session")
-def shared() -> Iterator[Stack]:
-    """The stack as it is shipped, for tests that leave it as they found it."""
-    with stack() as made:
+
+@pytest.fixture(scope="session", params=list(WAYS.values()), ids=list(WAYS))
+def shared(request: pytest.FixtureRequest) -> Iterator[Stack]:
+    """The stack, for tests that leave it as they found it."""
+    with stack(ASTROMESH_MESH_ENABLED=request.param) as made:
         yield made

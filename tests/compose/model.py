@@ -1,6 +1,6 @@
 """A model server for the stack whose nodes are killed, paused and stopped: OpenAI-compatible, one model, stdlib only, run in the image.
 
-Every answer is "first last". Asked to "wait", it streams "first", and the rest once somebody posts /release (or after a minute).
+Every answer is "first last". Asked to "wait", it gives the last word, or a whole answer, once somebody posts /release (or after a minute).
 """
 
 import json
@@ -23,13 +23,16 @@ class Handler(BaseHTTPRequestHandler):
             self._answer({})
             return
         asked = json.loads(raw)
+        waiting = "wait" in str(asked["messages"][-1]["content"])
+        released.clear()
         if asked.get("stream"):
-            self._stream(waiting="wait" in str(asked["messages"][-1]["content"]))
+            self._stream(waiting=waiting)
         else:
+            if waiting:
+                released.wait(60)
             self._answer(completion("chat.completion", message={"role": "assistant", "content": "first last"}, finish_reason="stop"))
 
     def _stream(self, *, waiting: bool) -> None:
-        released.clear()
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()

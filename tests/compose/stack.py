@@ -91,8 +91,8 @@ class Stack:
         assert not check or done.returncode == 0, f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done
 
-    def container(self, service: str) -> str:
-        return f"{self.project}-{service}-1"
+    def container(self, service: str, number: int = 1) -> str:
+        return f"{self.project}-{service}-{number}"
 
     def url(self, service: str = "gateway", port: int = 8000) -> str:
         """Where a published port is on this machine; it changes when the container starts again."""
@@ -105,6 +105,10 @@ class Stack:
         """Until a question goes all the way: the nodes have found each other."""
         url = self.url()
         wait_until(lambda: run(url, "hello").status == 200, "the stack answers")
+
+    def members(self, url: str = "") -> dict[str, str]:
+        """By address: the status that the gateway (or the node at ``url``) gives each member of the mesh."""
+        return {node["url"]: node["status"] for node in ask(url or self.url(), "/v1/mesh/state").json["nodes"]}
 
     def exit_code(self, service: str) -> int:
         return int(docker("inspect", "--format", "{{.State.ExitCode}}", self.container(service)).stdout)
@@ -120,11 +124,11 @@ def run(url: str, query: str, session: str | None = None) -> Answer:
 
 
 @contextmanager
-def stack(*files: str, start: bool = True, **environ: str) -> Iterator[Stack]:
+def stack(*files: str, start: bool = True, workers: int = 1, **environ: str) -> Iterator[Stack]:
     """The stack, up and answering (or only created), for the time of the block; its logs are shown when the block fails."""
     made = Stack(files, environ)
     try:
-        made.compose("up", "--no-build", "--detach" if start else "--no-start")
+        made.compose("up", "--no-build", "--detach" if start else "--no-start", "--scale", f"worker={workers}")
         if start:
             made.wait_answering()
         yield made

@@ -7,6 +7,7 @@ from http.client import HTTPResponse
 
 import pytest
 
+from tests.compose.conftest import WAYS
 from tests.compose.stack import Stack, ask, docker, opened, run, stack, wait_until
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(120)]
@@ -14,10 +15,10 @@ EVENTS = {"Accept": "text/event-stream"}
 WAITING = {"query": "wait for the release"}
 
 
-@pytest.fixture(scope="module")
-def troubled() -> Iterator[Stack]:
+@pytest.fixture(scope="module", params=list(WAYS.values()), ids=list(WAYS))
+def troubled(request: pytest.FixtureRequest) -> Iterator[Stack]:
     """A stack of these tests' own; each of them brings back what it takes away."""
-    with stack("tests/compose/with-model.yaml") as made:
+    with stack("tests/compose/with-model.yaml", ASTROMESH_MESH_ENABLED=request.param) as made:
         wait_until(lambda: run(made.url(), "hello").json["answer"] == "first last", "the attached model answers")
         yield made
 

@@ -89,11 +89,11 @@ def test_an_unknown_role_or_profile_ends_with_78_and_lists_what_there_is() -> No
     assert all(profile in told for profile in (*ROLES, "mesh-worker"))
 
 
-def test_a_mesh_role_ends_with_78_and_says_that_this_build_has_no_mesh() -> None:
-    code, told = fails("--env", "ASTROMESH_ROLE=worker", environ="ASTROMESH_MESH_ENABLED=true")
+def test_a_mesh_with_client_keys_and_no_key_of_the_nodes_own_ends_with_78() -> None:
+    code, told = fails("--env", "ASTROMESH_ROLE=worker", "--env", "ASTROMESH_API_KEYS=sk-1", environ="ASTROMESH_MESH_ENABLED=true")
     assert code == 78
     assert "mesh-worker.yaml" in told
-    assert "this build does not have" in told
+    assert "ASTROMESH_MESH_KEY" in told
     assert "Traceback" not in told
 
 

@@ -5,14 +5,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.compose.conftest import WAYS
 from tests.compose.stack import QUESTION, Stack, run, stack
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(120)]
 
 
-@pytest.fixture(scope="module")
-def created() -> Iterator[Stack]:
-    with stack(start=False) as made:
+@pytest.fixture(scope="module", params=list(WAYS.values()), ids=list(WAYS))
+def created(request: pytest.FixtureRequest) -> Iterator[Stack]:
+    with stack(start=False, ASTROMESH_MESH_ENABLED=request.param) as made:
         yield made
 
 
