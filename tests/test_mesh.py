@@ -48,7 +48,12 @@ async def test_nodes_find_each_other_and_a_question_is_answered_across_them(mesh
     rows = {row["name"]: row for row in state["nodes"]}
     assert {name: row["url"] for name, row in rows.items()} == {"gateway": gateway.url, "worker": worker.url, "inference": inference.url}
     assert set(rows["worker"]["services"]) == {"api", "agents", "tools", "memory", "observability"}
-    assert rows["worker"]["agents"] == ["assistant"]
+
+    async def catalogued() -> bool:
+        nodes = (await mesh.get(gateway, "/v1/mesh/state"))["nodes"]
+        return {row["name"]: row["agents"] for row in nodes}["worker"] == ["assistant"]
+
+    await mesh.until(catalogued, "the worker's agents are known")
     assert set(rows["worker"]["load"]) == {"cpu_percent", "memory_percent", "active_requests"}
     leaders = {(await mesh.get(node, "/v1/mesh/state"))["leader_id"] for node in (gateway, worker, inference)}
     assert leaders == {row["node_id"] for row in rows.values() if row["leader"]}

@@ -21,8 +21,9 @@ CATALOGUE_TIMEOUT_S = 2.0
 MAX_CATALOGUE_BYTES = 1024 * 1024
 REFRESH_S = 0.5
 """How long a request waits for fresh news before it is told that nobody can serve it."""
-LOST_AFTER_S = 2.0
-"""A member that has been suspect this long has lost what it was working on: it answered neither this node nor others for some seconds."""
+LOST_AFTER_S = {Status.SUSPECT: 2.0, Status.ALIVE: 6.0}
+"""What a member was working on is lost when it has been suspect this long, or has not answered this node alone. A machine that has
+vanished breaks no connection."""
 KEYED = ("agents", "inference")
 """Services whose keys a catalogue lists; until it is here, a member counts as having none of them."""
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class MeshPeers:
         """By node id: the hash that the member gave its catalogue when it was fetched, and what it said."""
         self._heartbeats: dict[str, int] = {}
         """By node id: the heartbeat whose load was taken in. In between, answers tell the load in passing."""
+        self._failing_since: dict[str, float] = {}
         self._due = asyncio.Event()
         self._changed = asyncio.Event()
         self.skipped_healthy = 0
@@ -77,6 +79,7 @@ class MeshPeers:
                 self._let_go(peer, view.get(node_id))
                 self._catalogues.pop(node_id, None)
                 self._heartbeats.pop(node_id, None)
+                self._failing_since.pop(node_id, None)
         if peers.keys() != self._peers.keys():
             self._changed.set()
         self._peers, self._all = peers, list(peers.values())
@@ -110,20 +113,22 @@ class MeshPeers:
         return peer
 
     def _set_state(self, peer: Peer, member: Member, now: float) -> None:
-        if member.status is Status.SUSPECT:
-            if peer.state != "down":  # what failed as a last resort is tried no more until it answers
-                peer.state, peer.reason = "suspect", "it answers nobody now"
-            if now - member.since > LOST_AFTER_S and peer.in_flight:
-                log.warning("%s at %s has been silent too long: %d requests are lost", peer.name, peer.url, len(peer.in_flight))
-                peer.abort()
-            return
-        if peer.state == "suspect":
-            self.skipped_healthy += peer.skipped
-        peer.skipped = 0
-        if member.reachable is not False:
-            peer.state, peer.reason = "up", ""
-        elif peer.state != "down":
-            peer.state, peer.reason = "down", "it does not answer this node, though it does others"
+        suspect = member.status is Status.SUSPECT
+        if suspect and peer.state != "down":  # what failed as a last resort is tried no more until it answers
+            peer.state, peer.reason = "suspect", "it answers nobody now"
+        elif not suspect:
+            if peer.state == "suspect":
+                self.skipped_healthy += peer.skipped
+            peer.skipped = 0
+            if member.reachable is not False:
+                peer.state, peer.reason = "up", ""
+            elif peer.state != "down":
+                peer.state, peer.reason = "down", "it does not answer this node, though it does others"
+        if not suspect and member.reachable is not False:
+            self._failing_since.pop(member.node_id, None)
+        elif now - self._failing_since.setdefault(member.node_id, now) > LOST_AFTER_S[member.status] and peer.in_flight:
+            log.warning("%s at %s has been silent too long: %d requests are lost", peer.name, peer.url, len(peer.in_flight))
+            peer.abort()
 
     @staticmethod
     def _let_go(peer: Peer, member: Member | None) -> None:

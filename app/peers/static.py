@@ -17,7 +17,7 @@ PROBE_TIMEOUT_S = 2.0
 RETRY_S = (0.1, 0.5)
 """Seconds between probes of a failing peer: the first, doubling up to the second."""
 LOST_AFTER_S = 6.0
-"""A peer that was silent this long, though its address takes connections, has lost what it was working on (three missed probes)."""
+"""A peer that answered no probe for this long, for whatever reason, has lost what it was working on (three missed probes)."""
 REFRESH_S, FRESH_S = 0.5, 0.1
 """How long a request waits for fresh news before it is told that nobody can serve it, and how old news may be to count as fresh."""
 MAX_STATUS_BYTES = 1024 * 1024
@@ -33,7 +33,7 @@ class StaticPeers:
         self._wake = {peer.name: asyncio.Event() for peer in peers}
         self._asked = {peer.name: asyncio.Event() for peer in peers}
         self._asked_at = {peer.name: float("-inf") for peer in peers}
-        self._silent_since: dict[str, float] = {}
+        self._failing_since: dict[str, float] = {}
 
     def all(self) -> list[Peer]:
         return self._peers
@@ -72,13 +72,11 @@ class StaticPeers:
                 finally:
                     answer.close()
         except TimeoutError:
-            self._silent(peer)
-        except (NotSentError, BrokenError) as error:
-            if isinstance(error, NotSentError) and error.silent:
-                self._silent(peer)
-            else:
-                self._silent_since.pop(peer.name, None)
-                self.failed(peer, str(error))
+            self._missed(peer, "")
+        except NotSentError as error:
+            self._missed(peer, "" if error.silent else str(error))
+        except BrokenError as error:
+            self._missed(peer, str(error))
         else:
             self._spoke(peer, answer.status, body)
 
@@ -102,7 +100,7 @@ class StaticPeers:
                 pass
 
     def _spoke(self, peer: Peer, status: int, body: bytes) -> None:
-        self._silent_since.pop(peer.name, None)
+        self._failing_since.pop(peer.name, None)
         if status != 200:
             self.failed(peer, f"its status answers {status}" + (f"; {self._client.credentials.remedy}" if status == 401 else ""))
             return
@@ -119,13 +117,16 @@ class StaticPeers:
             log.info("peer %s at %s is up", peer.name, peer.url)
         peer.state, peer.reason, peer.load = "up", "", peer.facts.in_flight
 
-    def _silent(self, peer: Peer) -> None:
+    def _missed(self, peer: Peer, reason: str) -> None:
+        """A probe brought no answer; without a ``reason`` none came in time, so that it may be busy and is still a last resort. In the end
+        what it was working on is lost: a machine that has vanished breaks no connection."""
         now = asyncio.get_running_loop().time()
-        since = self._silent_since.setdefault(peer.name, now - PROBE_TIMEOUT_S)
-        if now - since < LOST_AFTER_S:
-            if peer.state != "down":
-                log.warning("peer %s at %s does not answer; it is a last resort now", peer.name, peer.url)
-                peer.state, peer.reason = "suspect", f"no answer within {PROBE_TIMEOUT_S:g} s"
-            return
-        self.failed(peer, f"no answer for {now - since:.0f} s")
-        peer.abort()
+        since = self._failing_since.setdefault(peer.name, now if reason else now - PROBE_TIMEOUT_S)
+        if now - since >= LOST_AFTER_S:
+            self.failed(peer, reason or f"no answer for {now - since:.0f} s")
+            peer.abort()
+        elif reason:
+            self.failed(peer, reason)
+        elif peer.state != "down":
+            log.warning("peer %s at %s does not answer; it is a last resort now", peer.name, peer.url)
+            peer.state, peer.reason = "suspect", f"no answer within {PROBE_TIMEOUT_S:g} s"

@@ -174,6 +174,20 @@ async def test_a_silent_peer_is_a_last_resort_first_and_then_loses_its_work(monk
             assert not peer.in_flight
 
 
+async def test_a_peer_whose_machine_has_vanished_loses_its_work_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.peers.static.LOST_AFTER_S", 0.25)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        async with watched(f"http://127.0.0.1:{mute.getsockname()[1]}") as (peers, peer):
+            async with asyncio.timeout(5), Upstream() as upstream:
+                work = asyncio.create_task(upstream.send("POST", peer.url, [], b"{}", peer.in_flight))
+                peer.url = f"http://127.0.0.1:{free_port()}"  # a probe is refused at once; the open connection is silent for ever
+                while not work.done():
+                    await peers.probe(peer)
+                with pytest.raises(BrokenError, match="refused"):
+                    await work
+            assert peer.state == "down"
+
+
 def test_a_peer_has_a_key_when_it_says_so_or_takes_any() -> None:
     peer = Peer("one", "http://one:8000/", ["agents", "memory"])
     assert peer.url == "http://one:8000"
