@@ -1,10 +1,10 @@
 """Who is alive. A direct exchange that fails starts a check: helpers and one more direct try, in parallel. When all fail the member is
 suspect, which is news and told to itself; it refutes, or after the suspicion period and one last call it is dead. Deaths that others claim
-start a check too, and nothing else. A node that doubts itself waits longer and never refuses to see."""
+start a check too, and shorten the period where it fails. A node that doubts itself waits longer and never refuses to see."""
 
 from dataclasses import dataclass, field
 
-from app.mesh.members import Member, Status
+from app.mesh.members import Member, Standing, Status
 from app.mesh.mesh import Aim, Exchange, Mesh, Purpose
 from app.mesh.messages import Entry, Probe, Verdict
 from app.mesh.settings import HELPERS, MAX_DOUBT
@@ -29,26 +29,34 @@ class Detector:
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
         self._checks: dict[str, Check] = {}
+        self._claimed: dict[str, None] = {}
+        """Members that others hold dead, to be looked at when this node may accuse again."""
         self._due = float("inf")
         self.quiet_until = float("-inf")
         """Until then this node accuses nobody: it has stalled."""
 
     @property
     def deadline(self) -> float:
-        """When the next suspect's time is over."""
-        if not self._mesh.suspects:
+        """When the next suspect's time is over, or claims may be looked into."""
+        if not self._mesh.suspects and not self._claimed:
             return float("inf")
         if self._mesh.suspicions_changed:
             self._mesh.suspicions_changed = False
-            waiting = (when for node_id, when in self._mesh.suspects.items() if node_id not in self._checks)
-            self._due = max(min(waiting, default=float("inf")), self.quiet_until)
+            waiting = [when for node_id, when in self._mesh.suspects.items() if node_id not in self._checks]
+            self._due = self.quiet_until if self._claimed else max(min(waiting, default=float("inf")), self.quiet_until)
         return self._due
 
     def tick(self) -> None:
-        """Give the last call to suspects whose time is over."""
+        """Look into what was claimed while this node was quiet; give the last call to suspects whose time is over."""
         mesh = self._mesh
         if mesh.now < self.quiet_until:
             return
+        for node_id in self._claimed:
+            if (member := mesh.view.get(node_id)) and member.hearsay:
+                self.missed(member)
+        if self._claimed:
+            self._claimed.clear()
+            mesh.suspicions_changed = True
         for node_id, when in list(mesh.suspects.items()):
             member = mesh.view.get(node_id)
             if when <= mesh.now and node_id not in self._checks and member:
@@ -58,6 +66,7 @@ class Detector:
         """This node stood still: its checks are void, suspects get the time that it lost, and for a round it accuses nobody."""
         mesh = self._mesh
         self._checks.clear()
+        self._claimed.update((each.node_id, None) for each in mesh.view if each.hearsay)
         mesh.suspicions_changed = True
         for node_id in mesh.suspects:
             mesh.suspects[node_id] += gap_s
@@ -67,6 +76,23 @@ class Detector:
         """A direct exchange with it failed, or others say that it is dead."""
         if member.status is Status.ALIVE and self._mesh.now >= self.quiet_until and member.node_id not in self._checks:
             self._check(member)
+
+    def claimed_dead(self, member: Member, standing: Standing) -> None:
+        """Others hold it dead: look at it, at once or when this node may accuse again. A suspect had its time to refute there."""
+        if member.status is Status.SUSPECT:
+            self._hasten(member)
+            return
+        member.hearsay = standing
+        if self._mesh.now < self.quiet_until:
+            self._claimed[member.node_id] = None
+            self._mesh.suspicions_changed = True
+        self.missed(member)
+
+    def _hasten(self, member: Member) -> None:
+        """Its last call comes as soon as its answer to being suspected could have come."""
+        suspects = self._mesh.suspects
+        suspects[member.node_id] = min(suspects[member.node_id], self._mesh.now + self._mesh.timeout)
+        self._mesh.suspicions_changed = True
 
     def reached(self, member: Member) -> None:
         """It answered this node."""
@@ -154,7 +180,10 @@ class Detector:
             else:
                 mesh.mark(member, (member.incarnation, Status.DEAD), mesh.me.node_id, "answered neither this node nor its helpers")
         elif not lives and member.status is Status.ALIVE:
+            is_claimed = member.hearsay is not None
             mesh.mark(member, (member.incarnation, Status.SUSPECT), mesh.me.node_id, "no answer")
             mesh.tell(member, Purpose.NEWS)
+            if is_claimed:
+                self._hasten(member)
         elif lives:
             member.hearsay = None

@@ -286,9 +286,7 @@ class Receiver:
             mesh.mark(member, standing, source, "another node has its address")
             return
         mesh.mark(member, (standing[0], member.status), source)
-        if member.status is Status.ALIVE:
-            member.hearsay = standing
-            self._detector.missed(member)
+        self._detector.claimed_dead(member, standing)
 
     def _rewritten(self, member: Member, entry: Entry, source: str, is_news: bool) -> None:
         mesh, record = self._mesh, entry.record

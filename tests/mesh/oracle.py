@@ -185,7 +185,7 @@ class Oracle:
             stale = {
                 each.id for each in living if (m := node.maia.view.get(each.id)) and m.record.version != each.maia.view.me.record.version
             }
-            if view != truth or stale:
+            if view != truth or doubtful or stale:
                 parts = (("lacks", truth - view - doubtful), ("suspects", doubtful), ("keeps", view - truth), ("outdated", stale))
                 told = "; ".join(f"{word} {', '.join(sorted(each[:6] for each in ids))[:120]}" for word, ids in parts if ids)
                 yield f"{node.id[:6]} {node.url} {told}"
