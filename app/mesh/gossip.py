@@ -174,7 +174,7 @@ class Maia:
         if self.has_left:
             self._due_at = NEVER
         else:
-            if mesh.news.is_urgent and mesh.view.others:
+            if mesh.news.is_urgent and mesh.view.count > 1:
                 self._next_burst = min(self._next_burst, max(mesh.now + NEWS_DELAY_S, self._last_burst + BURST_GAP_S))
             due = (self._next_round, self._next_beat, self._next_burst, self._detector.deadline, self._sync.deadline, self._seeds.deadline)
             self._due_at = max(mesh.now, min(due))

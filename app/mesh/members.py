@@ -54,6 +54,10 @@ class Record:
     store_id: str = ""
     draining: bool = False
 
+    def __hash__(self) -> int:
+        """Of what tells nearly all records apart: those of seven fields were a tenth of the cost of a mass join."""
+        return hash((self.node_id, self.version))
+
 
 class Member:
     """A member as one node sees it. ``reachable`` is whether it answers from here, None before the first try; being alive is another fact.

@@ -1,7 +1,7 @@
 """News that is still to be told, and how often. Standings and joins are urgent and come first, then changed records, then loads; each is
 told a number of times that grows with the logarithm of the mesh, least told first, so that all hear it and it ends."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from math import ceil, log10
@@ -24,15 +24,19 @@ class Item:
     owed: int
     told: int = 0
 
-
-def _turn(pair: tuple[str, Item]) -> tuple[bool, int]:
-    return (not pair[1].urgent, pair[1].told)
+    @property
+    def turn(self) -> tuple[bool, int]:
+        return (not self.urgent, self.told)
 
 
 class News:
+    """Items are kept by turn, so that finding the least told ones does not cost more the more news there is."""
+
     def __init__(self, view: View) -> None:
         self._view = view
         self._items: dict[str, Item] = {}
+        self._turns: dict[tuple[bool, int], dict[str, Item]] = {}
+        self._owing = 0
         self._loads: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -40,14 +44,35 @@ class News:
 
     @property
     def is_urgent(self) -> bool:
-        return any(item.owed > 0 for item in self._items.values())
+        return self._owing > 0
 
     def add(self, node_id: str, source: str, *, urgent: bool, with_record: bool) -> None:
         """``source`` is who told it, and need not be told; this node's own id when nobody did."""
-        before = self._items.get(node_id)
-        if before:
+        if before := self._items.get(node_id):
             urgent, with_record = urgent or before.owed > 0, with_record or before.with_record
-        self._items[node_id] = Item(urgent, with_record, source, BURST_SIZE if urgent else 0)
+            self._remove(node_id, before)
+        item = self._items[node_id] = Item(urgent, with_record, source, BURST_SIZE if urgent else 0)
+        self._owing += urgent
+        self._turns.setdefault(item.turn, {})[node_id] = item
+
+    def _remove(self, node_id: str, item: Item) -> None:
+        del self._items[node_id]
+        self._owing -= item.owed > 0
+        self._leave_turn(node_id, item)
+
+    def _leave_turn(self, node_id: str, item: Item) -> None:
+        mates = self._turns[item.turn]
+        del mates[node_id]
+        if not mates:
+            del self._turns[item.turn]
+
+    def _told(self, node_id: str, item: Item) -> None:
+        """It was told once more."""
+        self._leave_turn(node_id, item)
+        item.told += 1
+        item.owed -= 1
+        self._owing -= item.owed == 0
+        self._turns.setdefault(item.turn, {})[node_id] = item
 
     def add_load(self, node_id: str) -> None:
         self._loads.pop(node_id, None)
@@ -60,24 +85,28 @@ class News:
 
     def take(self, receiver: str, told: Collection[str], room: int) -> list[Entry]:
         """News for ``receiver`` besides what it is ``told`` already, in ``room`` bytes (but at least one), counted as told."""
-        if not self._items:
-            return []
-        taken: list[Entry] = []
-        limit = 4 * ceil(log10(self._view.count + 1))
-        for node_id, item in sorted(self._items.items(), key=_turn) if len(self._items) > 1 else list(self._items.items()):
+        taken, met = list[Entry](), list[tuple[str, Item]]()
+        for node_id, item in self._in_turn():
             member = self._view.get(node_id)
-            if member is None or item.told >= limit * (SUSPICION_SHARE if member.status is Status.SUSPECT else 1):
-                del self._items[node_id]
-                continue
-            if receiver != node_id and receiver != item.source and node_id not in told:
+            if member and receiver != node_id and receiver != item.source and node_id not in told:
                 entry = Entry(node_id, member.standing, member.record if item.with_record else None)
                 room -= entry_size(entry)
                 if room < 0 and taken:
                     break
                 taken.append(entry)
-            item.told += 1  # also where the receiver knows it already
-            item.owed -= 1
+            met.append((node_id, item))  # also where the receiver knows it already
+        limit = 4 * ceil(log10(self._view.count + 1))
+        for node_id, item in met:
+            member = self._view.get(node_id)
+            if member is None or item.told + 1 >= limit * (SUSPICION_SHARE if member.status is Status.SUSPECT else 1):
+                self._remove(node_id, item)
+            else:
+                self._told(node_id, item)
         return taken
+
+    def _in_turn(self) -> Iterator[tuple[str, Item]]:
+        for turn in sorted(self._turns):
+            yield from self._turns[turn].items()
 
     def take_loads(self, receiver: str, room: int) -> list[LoadEntry]:
         """Loads that fit into ``room`` bytes, least recently told first."""

@@ -250,6 +250,8 @@ class Receiver:
         if member is None:
             self._unknown(entry, source, is_news)
             return False
+        if entry.standing == member.standing and (entry.record is member.record or entry.record is None):
+            return False
         stale = self._standing(member, entry, source)
         if entry.record and entry.record.version > member.record.version and entry.record.url:
             self._rewritten(member, entry, source, is_news)

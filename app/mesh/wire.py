@@ -51,12 +51,12 @@ def _refuse(what: str, value: object, remedy: str) -> NoReturn:
 
 
 def encode(message: Message) -> bytes:
-    head, parts = _head(message), []
+    text = _head(message)
     if message.entries:
-        parts.append(',"entries":[' + ",".join([entry_json(each) for each in message.entries]) + "]")
+        text += ',"entries":[' + ",".join([entry_json(each) for each in message.entries]) + "]"
     if message.loads:
-        parts.append(',"loads":[' + ",".join([load_json(each) for each in message.loads]) + "]")
-    return (_JSON.encode(head)[:-1] + "".join(parts) + "}").encode()
+        text += ',"loads":[' + ",".join([load_json(each) for each in message.loads]) + "]"
+    return (text + "}").encode()
 
 
 def entry_json(entry: Entry) -> str:
@@ -74,28 +74,39 @@ def entry_size(entry: Entry) -> int:
     return 32 + (len(_record_json(entry.record)) if entry.record else 0)
 
 
-@lru_cache(maxsize=8_192)
 def _record_json(record: Record) -> str:
+    return _known(record)[1]
+
+
+@lru_cache(maxsize=8_192)
+def _known(record: Record) -> tuple[Record, str]:
+    """The one object for equal records, so that they are found again by identity, and its JSON without the brackets."""
     fields = (
         record.version, record.name, record.url, record.services, record.catalogue_hash, record.store_id, int(record.draining),
     )  # fmt: skip
-    return _JSON.encode(fields)[1:-1]
+    return record, _JSON.encode(fields)[1:-1]
 
 
-def _head(message: Message) -> dict[str, Any]:
+def _head(message: Message) -> str:
     header = message.header
-    head: dict[str, Any] = {"v": VERSION, "kind": message.kind, "cluster": header.cluster, "from": header.sender}
+    head = f'{{"v":{VERSION},"kind":"{message.kind}","cluster":{_quoted(header.cluster)},"from":"{header.sender}"'
     if header.to:
-        head["to"] = header.to
-    head |= {"ver": header.version, "inc": header.incarnation, "beat": header.heartbeat}
-    head |= {"hash": f"{header.view_hash:016x}", "n": header.count}
+        head += f',"to":"{header.to}"'
+    head += f',"ver":{header.version},"inc":{header.incarnation},"beat":{header.heartbeat}'
+    head += f',"hash":"{header.view_hash:016x}","n":{header.count}'
     if message.accused:
-        head["accused"] = message.accused
+        head += f',"accused":[{message.accused[0]},{int(message.accused[1])}]'
     if message.unreachable:
-        head["unreachable"] = 1
+        head += ',"unreachable":1'
     if message.want:
-        head["want"] = message.want
-    return head | _body_head(message.body)
+        head += f',"want":{_JSON.encode(message.want)}'
+    body = _body_head(message.body)
+    return f"{head},{_JSON.encode(body)[1:-1]}" if body else head
+
+
+@lru_cache(maxsize=16)
+def _quoted(cluster: str) -> str:
+    return _JSON.encode(cluster)
 
 
 def _body_head(body: Body) -> dict[str, Any]:
@@ -213,40 +224,44 @@ def _each(raw: dict[str, Any], key: str, parse: Callable[[Any], T], most: int) -
 def _entry(raw: Any) -> Entry:
     if type(raw) is not list or len(raw) not in (3, 10):
         _refuse("an entry", raw, "a list of 3 or 10 values")
-    return Entry(
-        node_id=_id(raw[0]),
-        standing=(_count(raw[1], "an incarnation"), _status(raw[2])),
-        record=_record(raw) if len(raw) == 10 else None,
-    )
+    standing = (_count(raw[1], "an incarnation"), _status(raw[2]))
+    if len(raw) == 3:
+        return Entry(_id(raw[0]), standing)
+    record = _record(raw)
+    return Entry(record.node_id, standing, record)
 
 
 def _record(raw: list[Any]) -> Record:
+    """Numbers and lists are checked here, since 1, 1.0 and True are one key; texts equal nothing but texts, and are checked once."""
     node_id, _, _, version, name, url, services, catalogue, store, draining = raw
-    if type(services) is not list or len(services) > MAX_SERVICES or any(type(each) is not str for each in services):
-        _refuse("services", services, f"a list of at most {MAX_SERVICES} names")
     if type(draining) is not int or draining not in (0, 1):
         _refuse("draining", draining, "0 or 1")
-    for value in (name, url, catalogue, store):
-        if type(value) is not str:
-            _refuse("a record's text", value, "text")
-    return _checked_record(node_id, _count(version, "a version"), name, url, tuple(services), catalogue, store, draining == 1)
+    if type(services) is not list or len(services) > MAX_SERVICES:
+        _refuse("services", services, f"a list of at most {MAX_SERVICES} names")
+    try:
+        return _checked_record(node_id, _count(version, "a version"), name, url, tuple(services), catalogue, store, draining == 1)
+    except TypeError:  # a list or an object, which has no hash
+        _refuse("an entry", raw, "texts and numbers, and one list of services")
 
 
 @lru_cache(maxsize=8_192)
 def _checked_record(
     node_id: str, version: int, name: str, url: str, services: tuple[str, ...], catalogue: str, store: str, draining: bool
 ) -> Record:
-    if not _NAME.fullmatch(name):
-        _refuse("a name", name, "1 to 63 letters, digits and ._-")
-    if url:
+    _id(node_id)
+    _match("a name", name, _NAME, "1 to 63 letters, digits and ._-")
+    if url != "":
         _url(url, "a url")
     for each in services:
-        if not _SERVICE.fullmatch(each):
-            _refuse("a service", each, "a word of at most 32 letters")
+        _match("a service", each, _SERVICE, "a word of at most 32 letters")
     for each in (catalogue, store):
-        if not _HASH.fullmatch(each):
-            _refuse("a hash", each, "at most 64 hex digits")
-    return Record(node_id, version, name, url, services, catalogue, store, draining)
+        _match("a hash", each, _HASH, "at most 64 hex digits")
+    return _known(Record(node_id, version, name, url, services, catalogue, store, draining))[0]
+
+
+def _match(what: str, value: object, pattern: re.Pattern[str], remedy: str) -> None:
+    if type(value) is not str or not pattern.fullmatch(value):
+        _refuse(what, value, remedy)
 
 
 def _load(raw: Any) -> LoadEntry:
