@@ -5,9 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.mesh.oracle import Oracle
-from tests.mesh.world import Cut, Node, World
-
-OTHER = "other-cluster"
+from tests.mesh.world import OTHER, Cut, Node, World
 
 
 @dataclass(slots=True)
@@ -54,6 +52,12 @@ class Stage:
     def restart(self, url: str, cluster: str = "astromesh") -> None:
         if url not in self.world.at:
             self.spawn(url, cluster)
+
+    def reclaim(self, url: str) -> None:
+        """Whoever is there is killed, and one of this cluster starts in its place."""
+        if (node := self.world.at.get(url)) and node.identity.cluster == OTHER:
+            self.crash([node])
+            self.restart(url)
 
 
 def crash(stage: Stage) -> float:
@@ -112,6 +116,8 @@ def lend_address(stage: Stage) -> float:
         if node.url not in stage.seeds:
             stage.crash([node])
             stage.world.after(stage.world.rng.uniform(0.1, 2.0), stage.restart, node.url, OTHER)
+            if stage.world.rng.random() < 0.3:
+                stage.world.after(6.0, stage.reclaim, node.url)
     return 2.5
 
 
@@ -189,13 +195,27 @@ def slow_down(stage: Stage) -> float:
     return 10.0
 
 
+def forward(stage: Stage) -> float:
+    """Forwarding tells some nodes, rightly or wrongly, that others failed or answered."""
+    world = stage.world
+    for node in stage.pick(0.3):
+        if node.thaws_at(world.now) > world.now or not node.maia.view.others:
+            continue
+        about, ok = world.rng.choice(node.maia.view.others), world.rng.random() < 0.2
+        truth = stage.oracle.node(about.node_id)
+        if not ok or (truth and truth.up(world.now)):  # nobody answers for a dead one
+            world.note(f"{node.id[:6]} finds that {about.node_id[:6]} {'answers' if ok else 'fails'}")
+            world.follow(node, node.maia.evidence(world.now, about.node_id, ok))
+    return 0.5
+
+
 def clock_jump(stage: Stage) -> float:
-    """Wall clocks jump by hours: no clock of a wall reaches the protocol, whose own time goes on."""
+    """Wall clocks jump by hours. The protocol has none (tests/mesh/test_core.py): its time is passed in and goes on, so nothing happens."""
     stage.world.note("wall clocks jump")
     return 0.1
 
 
 FAULTS: tuple[Callable[[Stage], float], ...] = (
     crash, crash, mass_crash, restart, restart, mass_restart, lose_seed, swap_addresses, lend_address, leave, join, change, partition,
-    partition, one_way, freeze, freeze, slow_down, clock_jump,
+    partition, one_way, freeze, freeze, slow_down, forward, clock_jump,
 )  # fmt: skip

@@ -1,15 +1,26 @@
 """Knows the truth about a world, and checks at every step that no view contradicts it more than the protocol promises."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from app.mesh.members import Standing, Status, token
+from app.mesh.members import Member, Record, Standing, Status, View, token
 from app.mesh.messages import Event, Step
-from tests.mesh.world import FOREVER, Node, World, describe
+from app.mesh.settings import QUIET_BYTES
+from tests.mesh.world import FOREVER, HTTP_BYTES, OTHER, Cut, Node, World, describe
 
 SHORT_STALL_S = 1.0  # what a process may stand still without being excused
 HEAL_SMALL_S, HEAL_LARGE_S, LARGE = 15.0, 30.0, 100
 WORTH_NOTING = {"stalled", "expelled", "accused"}
+
+
+@dataclass(slots=True)
+class Crash:
+    """What fell at one instant; ``before`` is who lived until then."""
+
+    when: float
+    before: list[Node]
+    victims: list[Node]
 
 
 @dataclass(slots=True)
@@ -24,6 +35,7 @@ class Oracle:
     _seen: dict[tuple[str, str], Standing] = field(default_factory=dict)
     _mates_seen: dict[tuple[str, int], tuple[set[str], int]] = field(default_factory=dict)
     _views: dict[tuple[str, str], int] = field(default_factory=dict)
+    _crash: Crash | None = None
     _vanished_at: float = float("-inf")
     _quiet_from: float = FOREVER
 
@@ -59,7 +71,7 @@ class Oracle:
         view, expected = node.maia.view, 0
         for member in view:
             self._never_smaller(node, member.node_id)
-            truth = self._node(member.node_id)
+            truth = self.node(member.node_id)
             if truth is None or member.record.version > truth.maia.view.me.record.version:
                 self.violated(f"{node.id[:6]} holds a record of {member.node_id[:6]} that it never wrote")
             if member.is_live:
@@ -81,7 +93,7 @@ class Oracle:
     def _suspected(self, node: Node, node_id: str) -> None:
         """Suspicion is allowed, but not to who has just stood still; and nobody healthy is suspected while nothing is wrong."""
         now, settings = self.world.now, self.world.settings
-        subject = self._node(node_id)
+        subject = self.node(node_id)
         self.suspicions += 1
         if subject is None or not subject.up(now):
             return
@@ -94,7 +106,7 @@ class Oracle:
             self.violated(f"{node.id[:6]} suspects {node_id[:6]}, though nothing is wrong any more")
 
     def _died(self, node: Node, node_id: str) -> None:
-        world, subject = self.world, self._node(node_id)
+        world, subject = self.world, self.node(node_id)
         if subject is None or subject.left or not subject.up(world.now):
             return
         since = world.now - world.settings.failure_timeout
@@ -114,7 +126,8 @@ class Oracle:
             since = now - self.world.settings.failure_timeout
             living = list(self.world.living(subject.identity.cluster))
             well = [each for each in living if each is not subject and not self._excused(each, since)]
-            self._mates_seen[key] = {each.id for each in well if self.in_touch(each, subject, since)}, len(living)
+            cuts = self._cuts_since(since)
+            self._mates_seen[key] = {each.id for each in well if not _cut_off(cuts, each, subject)}, len(living)
         return self._mates_seen[key]
 
     def _excused(self, node: Node, since: float) -> bool:
@@ -123,11 +136,10 @@ class Oracle:
             return True
         return any(end > since and start < self.world.now and end - start > SHORT_STALL_S for start, end in node.frozen)
 
-    def in_touch(self, one: Node, other: Node, since: float) -> bool:
-        cuts = [cut for cut in self.world.cuts if cut.end > since and cut.start < self.world.now]
-        return not any(cut.blocks(one.url, other.url) or cut.blocks(other.url, one.url) for cut in cuts)
+    def _cuts_since(self, since: float) -> list[Cut]:
+        return [cut for cut in self.world.cuts if cut.end > since and cut.start < self.world.now]
 
-    def _node(self, node_id: str) -> Node | None:
+    def node(self, node_id: str) -> Node | None:
         if node_id not in self._by_id:
             self._by_id = {each.id: each for each in self.world.nodes}
         return self._by_id.get(node_id)
@@ -135,46 +147,51 @@ class Oracle:
     # ---- crashes
 
     def crashed(self, victims: list[Node]) -> None:
-        """They crashed just now: when must who know it?"""
+        """They crashed just now: when must who know it? What falls in one instant is one crash."""
         world, settings = self.world, self.world.settings
-        before = [*world.living(), *victims]
-        world.after(settings.failure_timeout + 0.05, self._must_know, victims, before, world.now, Status.SUSPECT)
-        world.after(settings.dead_timeout + 0.05, self._must_know, victims, before, world.now, Status.DEAD)
-        world.after(settings.dead_timeout + 5.05, self._must_know, victims, before, world.now, None)
         self._vanished_at = max(self._vanished_at, world.now)
+        if self._crash and self._crash.when == world.now:
+            self._crash.victims += victims
+            return
+        crash = self._crash = Crash(world.now, [*world.living(), *world.living(OTHER), *victims], list(victims))
+        world.after(settings.failure_timeout + 0.05, self._must_know, crash, Status.SUSPECT)
+        world.after(settings.dead_timeout + 0.05, self._must_know, crash, Status.DEAD)
+        world.after(settings.dead_timeout + 5.05, self._must_know, crash, None)
 
-    def _must_know(self, victims: list[Node], before: list[Node], when: float, least: Status | None) -> None:
+    def _must_know(self, crash: Crash, least: Status | None) -> None:
         """``least`` None: the bound that holds also when more than half are gone."""
-        for node in self.world.living():
-            if self._excused(node, when - 5):
-                continue
-            mates = [each for each in before if each is not node and not self._excused(each, when) and self.in_touch(each, node, when)]
-            if (len(before) - len(mates) - 1) * 2 > len(before) and least is not None:
-                continue
-            if not mates and len(before) > 2:
-                continue
-            for victim in victims:
-                member = node.maia.view.get(victim.id)
-                if member and member.status < (Status.DEAD if least is None else least):
-                    late = self.world.now - when
-                    self.violated(f"{victim.id[:6]} crashed {late:.1f} s ago and is {member.status.name} in {node.id[:6]}")
+        for cluster in {each.identity.cluster for each in crash.victims}:
+            before = [each for each in crash.before if each.identity.cluster == cluster]
+            well = [each for each in before if not self._excused(each, crash.when)]
+            cuts = self._cuts_since(crash.when)
+            for node in self.world.living(cluster):
+                if self._excused(node, crash.when - 5):
+                    continue
+                mates = sum(each is not node and not _cut_off(cuts, each, node) for each in well)
+                if (len(before) - mates - 1) * 2 > len(before) and least is not None:
+                    continue
+                if mates or len(before) <= 2:
+                    self._knows_of(node, crash, Status.DEAD if least is None else least)
+
+    def _knows_of(self, node: Node, crash: Crash, least: Status) -> None:
+        for victim in crash.victims:
+            member = node.maia.view.get(victim.id)
+            if member and member.status < least:
+                late = self.world.now - crash.when
+                self.violated(f"{victim.id[:6]} crashed {late:.1f} s ago and is {member.status.name} in {node.id[:6]}")
 
     # ---- the end
 
     def converged(self, cluster: str = "astromesh") -> bool:
         living = list(self.world.living(cluster))
         truth = {each.id: each.maia.view.me.record.version for each in living}
-        return all(self._knows(each, truth) for each in living)
-
-    def _knows(self, node: Node, truth: dict[str, int]) -> bool:
-        view = node.maia.view
-        if view.count != len(truth):
-            return False
+        expected = 0
         for node_id, version in truth.items():
-            member = view.get(node_id)
-            if member is None or member.status is not Status.ALIVE or member.record.version != version:
-                return False
-        return True
+            expected ^= token(node_id, version)
+        views = [each.maia.view for each in living]
+        if any(view.hash != expected or view.count != len(truth) for view in views):
+            return False
+        return all(_is_true(view, truth) for view in views)
 
     def differences(self, cluster: str = "astromesh") -> Iterable[str]:
         living = list(self.world.living(cluster))
@@ -199,3 +216,47 @@ class Oracle:
     def quiet(self) -> None:
         """No fault any more, from now on."""
         self._quiet_from = self.world.now
+
+    def frugal(self, size: int, spent: int, span_s: float) -> float:
+        """What a node spends while nothing happens: the same bound for every size. Returns its bytes a second."""
+        settings = self.world.settings
+        bound = settings.gossip_fanout / settings.gossip_interval * (HTTP_BYTES + 2 * QUIET_BYTES)
+        if (per_node := spent / size / span_s) > bound:
+            self.violated(f"each of {size} quiet nodes spends {per_node:.0f} bytes a second, more than {bound:.0f}")
+        return per_node
+
+
+def _is_true(view: View, truth: dict[str, int]) -> bool:
+    """Whether it holds alive who lives, at that version, and nobody else."""
+    live = [each for each in view if each.is_live]
+    if len(live) != len(truth):
+        return False
+    return all(each.status is Status.ALIVE and truth.get(each.node_id) == each.record.version for each in live)
+
+
+def _cut_off(cuts: list[Cut], one: Node, other: Node) -> bool:
+    return any(cut.blocks(one.url, other.url) or cut.blocks(other.url, one.url) for cut in cuts)
+
+
+@contextmanager
+def every_change_checked(oracle: Oracle) -> Iterator[None]:
+    """While it is open, no view changes a standing or a record without the oracle looking: nothing may fall, and who left stays so."""
+    set_standing, set_record = View.set_standing, View.set_record
+
+    def checked_standing(view: View, member: Member, standing: Standing, now: float) -> None:
+        if standing <= member.standing or (member.status is Status.LEFT and standing[1] is not Status.LEFT):
+            oracle.violated(f"{view.me.node_id[:6]} moves {member.node_id[:6]} from {member.standing} to {standing}")
+        if member is not view.me and (truth := oracle.node(member.node_id)) and standing[0] > truth.maia.view.me.incarnation:
+            oracle.violated(f"{view.me.node_id[:6]} gives {member.node_id[:6]} an incarnation that it never had: {standing}")
+        set_standing(view, member, standing, now)
+
+    def checked_record(view: View, member: Member, record: Record, now: float) -> None:
+        if record.version <= member.record.version:
+            oracle.violated(f"{view.me.node_id[:6]} replaces {member.record} by {record}")
+        set_record(view, member, record, now)
+
+    View.set_standing, View.set_record = checked_standing, checked_record  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        View.set_standing, View.set_record = set_standing, set_record  # type: ignore[method-assign]

@@ -14,6 +14,9 @@ from app.mesh.wire import decode, encode
 
 HTTP_BYTES = 400  # head of request and answer
 FOREVER = float("inf")
+OTHER = "other-cluster"
+MAX_SPINS = 1_000
+"""Ticks that a node may ask for at one instant."""
 
 
 @dataclass(slots=True)
@@ -27,12 +30,14 @@ class Cut:
 
 @dataclass(slots=True)
 class Weather:
-    """How the network is: chance that an exchange is lost, and its delays in seconds."""
+    """How the network is: chances that an exchange is lost, and that a request arrives twice, and delays in seconds; ``replay_s`` is how
+    much later the second time may be."""
 
     loss: float = 0.0
     latency_s: float = 0.003
     jitter_s: float = 0.0
     duplicates: float = 0.0
+    replay_s: float = 0.0
 
 
 class Node:
@@ -45,6 +50,7 @@ class Node:
         self.frozen: list[tuple[float, float]] = []
         self.slow_s = 0.0
         self.tick_at = FOREVER
+        self.spins = 0
         self.open: set[int] = set()
         self.tickets: dict[int, Callable[[Message], None]] = {}
         self.bytes = 0
@@ -155,7 +161,10 @@ class World:
     def _tick(self, node: Node) -> None:
         if not self._runs(node, self._tick, node) or node.tick_at > self.now:
             return
-        self.follow(node, node.maia.tick(self.now))
+        step = node.maia.tick(self.now)
+        node.spins = node.spins + 1 if step.deadline <= self.now else 0
+        assert node.spins < MAX_SPINS, f"{node.id[:6]} asks to be ticked again and again at {self.now}"
+        self.follow(node, step)
 
     def _runs(self, node: Node, again: Callable[..., None], *args: Any) -> bool:
         """Whether the process can do something now; where it is frozen, it does it when it runs again."""
@@ -189,7 +198,7 @@ class World:
         delay = self._delay() + node.slow_s
         self.after(delay, self._arrive, node, send, data, answer_lost)
         if self.weather.duplicates and self.rng.random() < self.weather.duplicates:
-            self.after(delay + self._delay(), self._arrive, node, send, data, True)
+            self.after(delay + self._delay() + self.rng.uniform(0, self.weather.replay_s), self._arrive, node, send, data, True)
 
     def _arrive(self, sender: Node, send: Send, data: bytes, answer_lost: bool) -> None:
         node = self.at.get(send.url)
