@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TypedDict, Unpack
 
+from app.mesh.claims import Claims
 from app.mesh.detector import Detector
 from app.mesh.members import Identity, Load, Status, View
 from app.mesh.mesh import GOSSIP, Aim, Exchange, Mesh, Purpose
@@ -47,7 +48,8 @@ class Maia:
         self._detector = Detector(self._mesh)
         self._sync = Synchroniser(self._mesh)
         self._seeds = Seeds(self._mesh, settings.seeds)
-        self._receiver = Receiver(self._mesh, self._detector, self._sync, self._seeds)
+        self._claims = Claims(self._mesh, self._detector, self._sync)
+        self._receiver = Receiver(self._mesh, self._claims, self._detector, self._sync, self._seeds)
         self._next_round = self._next_beat = NEVER
         self._next_burst, self._last_burst = NEVER, float("-inf")
         self._ran_at = self._due_at = NEVER
@@ -106,6 +108,8 @@ class Maia:
         if changed != record:
             urgent = changed.draining is not record.draining or changed.url != record.url
             mesh.rewrite(replace(changed, version=record.version + 1), urgent=urgent)
+            if changed.url != record.url:
+                self._claims.ask_own_address()
         return self._done()
 
     def update_seeds(self, now: float, urls: Iterable[str]) -> Step:

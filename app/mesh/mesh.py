@@ -151,6 +151,8 @@ class Mesh:
         if not was <= Status.SUSPECT and member.is_live:
             self.ring.add(member.node_id)
         self.news.add(member.node_id, source, urgent=True, with_record=False)
+        if self.view.tombstone_room < 0:
+            self.view.forget(self.now)
         if member.status is not was:
             self.event(_KINDS[member.status], member, source, reason)
 

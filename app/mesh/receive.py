@@ -1,24 +1,24 @@
-"""What messages do to this node: requests, answers and missing answers. All that others claim comes in here, is checked for authority and
-merged: a record by its version, a standing by (incarnation, status); a death that others claim is only a reason to look."""
+"""What messages do to this node: requests, answers and missing answers. What they claim goes to claims.py first."""
 
 from dataclasses import replace
 
+from app.mesh.claims import Claims
 from app.mesh.detector import Detector
 from app.mesh.members import Member, Status
 from app.mesh.mesh import GOSSIP, Aim, Exchange, Mesh, Purpose
-from app.mesh.messages import Entry, Gossip, Header, Join, Leave, LoadEntry, Message, Page, Pending, Probe, Refusal, Sync, Verdict
+from app.mesh.messages import Entry, Gossip, Join, Leave, Message, Page, Pending, Probe, Refusal, Sync, Verdict
 from app.mesh.seeds import Seeds
-from app.mesh.settings import MAX_DOUBT, MAX_MEMBERS
+from app.mesh.settings import MAX_MEMBERS
 from app.mesh.sync import Synchroniser
-from app.mesh.wire import MAX_COUNTER
 
 FOREIGN = "foreign_cluster"
 LEAVERS_TELL = 8
 
 
 class Receiver:
-    def __init__(self, mesh: Mesh, detector: Detector, sync: Synchroniser, seeds: Seeds) -> None:
+    def __init__(self, mesh: Mesh, claims: Claims, detector: Detector, sync: Synchroniser, seeds: Seeds) -> None:
         self._mesh = mesh
+        self._claims = claims
         self._detector = detector
         self._sync = sync
         self._seeds = seeds
@@ -36,7 +36,7 @@ class Receiver:
             return Message(self._mesh.header(header.sender), GOSSIP)
         if isinstance(message.body, Join):
             self._learn_own_url(message.body.dialed)
-        corrections = self._absorb(message)
+        corrections = self._claims.absorb(message)
         self._displace(header.to, self._mesh.me.url)
         return self._answer(message, corrections, came_from)
 
@@ -96,6 +96,7 @@ class Receiver:
         me = self._mesh.me
         if dialed and not me.url:
             self._mesh.rewrite(replace(me.record, url=dialed, version=me.record.version + 1), urgent=True)
+            self._claims.ask_own_address()
 
     def leave(self) -> None:
         mesh = self._mesh
@@ -118,7 +119,7 @@ class Receiver:
         if foreign or (aim.to and sender != aim.to) or sender == mesh.me.node_id or self._too_many(message):
             self._misdirected(exchange, message, foreign)
             return
-        corrections = self._absorb(message)
+        corrections = self._claims.absorb(message)
         if aim.purpose is Purpose.JOIN:
             self._seeds.answered(exchange, sender)
         member = mesh.view.get(sender)
@@ -193,129 +194,3 @@ class Receiver:
         mesh.event("displaced", member, reason=f"another node answers at {url}")
         mesh.mark(member, (member.incarnation, Status.DEAD), mesh.me.node_id, f"another node answers at {url}")
         return True
-
-    # ---- claims
-
-    def _absorb(self, message: Message) -> tuple[Entry, ...]:
-        """Merge all that a message claims; returns what the sender should know better."""
-        sender, is_news = message.header.sender, not isinstance(message.body, Page) or self._sync.settled
-        if message.accused and self._is_for_me(message):
-            self._accused(message.accused, sender)
-        stale = [each for each in message.entries if self._claim(each, sender, is_news)]
-        for load in message.loads:
-            self._load(load)
-        self._speaker(message)
-        corrections = (self._mesh.news.entry(each.node_id, with_record=each.record is not None) for each in stale)
-        return tuple(each for each in corrections if each)
-
-    def _speaker(self, message: Message) -> None:
-        """The sender speaks for itself: it is alive at its incarnation, or has left."""
-        mesh, header = self._mesh, message.header
-        member = mesh.view.get(header.sender)
-        if member is None:
-            return
-        status = Status.LEFT if isinstance(message.body, Leave) else Status.ALIVE
-        was_dead = member.status is Status.DEAD
-        mesh.mark(member, (header.incarnation, status), header.sender)
-        self._detector.heard(member)
-        self._heartbeat(member, header)
-        if self._is_for_me(message):
-            if message.unreachable and not member.told_unreachable:
-                mesh.event("address_fails", mesh.me, header.sender, f"{mesh.me.url} does not answer {member.record.name}")
-            member.told_unreachable = message.unreachable
-        if was_dead and member.is_live:
-            self._sync.ask(member)
-        self._sync.consider(member, header)
-
-    def _is_for_me(self, message: Message) -> bool:
-        """What was meant for an older owner of this address says nothing about this node."""
-        return message.header.to in ("", self._mesh.me.node_id)
-
-    def _heartbeat(self, member: Member, header: Header) -> None:
-        if header.heartbeat > member.heartbeat:
-            member.heartbeat, member.heartbeat_at = header.heartbeat, self._mesh.now
-
-    def _accused(self, claim: tuple[int, Status], by: str) -> None:
-        mesh = self._mesh
-        if mesh.refute(claim, by):
-            mesh.doubt = min(MAX_DOUBT, mesh.doubt + 1)
-
-    def _claim(self, entry: Entry, source: str, is_news: bool) -> bool:
-        """One entry. True where this node knows better."""
-        mesh = self._mesh
-        if entry.node_id == mesh.me.node_id:
-            self._about_me(entry, source)
-            return False
-        member = mesh.view.get(entry.node_id)
-        if member is None:
-            self._unknown(entry, source, is_news)
-            return False
-        if entry.standing == member.standing and (entry.record is member.record or entry.record is None):
-            return False
-        stale = self._standing(member, entry, source)
-        if entry.record and entry.record.version > member.record.version and entry.record.url:
-            self._rewritten(member, entry, source, is_news)
-        elif entry.record and entry.record.version < member.record.version:
-            stale = True
-        return stale
-
-    def _unknown(self, entry: Entry, source: str, is_news: bool) -> None:
-        mesh = self._mesh
-        if entry.standing[1] <= Status.SUSPECT:
-            if (member := mesh.admit(entry, source, is_news=is_news)) and (older := mesh.view.owner_of(member.url, member.node_id)):
-                self._contested(older)
-        elif entry.standing[1] is Status.LEFT and entry.record and mesh.view.tombstone_room > 0:
-            mesh.view.add(Member(entry.record, entry.standing, mesh.now))
-
-    def _contested(self, older: Member) -> None:
-        """Two members give one address: some ask at once who is there, the others hear of it or come round to it."""
-        mesh = self._mesh
-        if mesh.rng.random() < 4 / mesh.view.count:
-            mesh.tell(older, Purpose.NEWS)
-
-    def _standing(self, member: Member, entry: Entry, source: str) -> bool:
-        mesh, standing = self._mesh, entry.standing
-        if standing[1] is Status.DEAD and standing > member.standing and member.is_live:
-            self._said_dead(member, standing, source)
-            return False
-        mesh.mark(member, standing, source)
-        return standing < member.standing
-
-    def _said_dead(self, member: Member, standing: tuple[int, Status], source: str) -> None:
-        """Verify it. Where another member has its address by now, two accounts agree."""
-        mesh = self._mesh
-        if mesh.view.owner_of(member.url, member.node_id):
-            mesh.mark(member, standing, source, "another node has its address")
-            return
-        mesh.mark(member, (standing[0], member.status), source)
-        self._detector.claimed_dead(member, standing)
-
-    def _rewritten(self, member: Member, entry: Entry, source: str, is_news: bool) -> None:
-        mesh, record = self._mesh, entry.record
-        assert record is not None
-        if record.url != member.url:
-            member.reachable, member.displaced = None, False
-        urgent = record.draining is not member.record.draining
-        mesh.view.set_record(member, record, mesh.now)
-        if is_news and member.is_live:
-            mesh.news.add(member.node_id, source, urgent=urgent, with_record=True)
-        mesh.event("changed", member, source)
-
-    def _about_me(self, entry: Entry, source: str) -> None:
-        """Nobody else writes this node's record or counts its incarnations: whatever is above its own is overtaken."""
-        mesh, mine = self._mesh, self._mesh.me.record
-        self._accused(entry.standing, source)
-        record = entry.record
-        if record is None or record.version < mine.version or record == mine:
-            return
-        if record.version >= MAX_COUNTER:
-            mesh.event("expelled", mesh.me, source, f"version {record.version} is the last one")
-        else:
-            mesh.rewrite(replace(mine, version=record.version + 1), urgent=True)
-
-    def _load(self, entry: LoadEntry) -> None:
-        member = self._mesh.view.get(entry.node_id)
-        if member is None or member is self._mesh.me or entry.heartbeat <= member.heartbeat:
-            return
-        member.heartbeat, member.heartbeat_at, member.load = entry.heartbeat, self._mesh.now, entry.load
-        self._mesh.news.add_load(member.node_id)

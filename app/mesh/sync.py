@@ -123,7 +123,7 @@ class Synchroniser:
             if question.upto and node_id > question.upto:
                 break
             entry = self._difference(mesh.view.members[node_id], theirs.get(node_id))
-            if entry is None or node_id == asker:
+            if entry is None or (node_id == asker and asker not in theirs):
                 continue
             entries.append(entry)
             room -= entry_size(entry)

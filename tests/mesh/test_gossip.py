@@ -247,7 +247,6 @@ def test_a_node_that_meets_its_own_reused_address_in_its_view_lets_the_old_owner
     old = world.nodes[1]
     claim = world.nodes[0].maia.view.members[old.id]
     _, step = maia.receive(world.now, said(world.nodes[0].id, Entry(old.id, claim.standing, claim.record)))
-    step = maia.evidence(world.now, old.id, ok=False)
     send = next(each for each in step.sends if each.url == url(2))
     answer, _ = maia.receive(world.now, send.message)
     assert isinstance(answer, Message)
