@@ -4,10 +4,10 @@ VENV := .venv/bin/python
 UV_COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run up down check test lint image sim bench lock
+.PHONY: help setup run up down check test lint image mesh-watch sim bench lock
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.dev ## build .venv from the locks, with everything that tests need
 
@@ -31,6 +31,9 @@ lint: .venv/.dev ## check style, types and shell scripts
 
 image: ## build the image astromesh:latest
 	docker compose build gateway
+
+mesh-watch: .venv/.runtime ## show the members of the mesh, drawn anew every second; URL=… names the node to ask
+	@$(VENV) -m app.cli.mesh_watch $(URL)
 
 sim: .venv/.dev ## simulate the mesh's core in virtual time; SEEDS=1000 says how many scenarios
 	@$(VENV) -m tests.mesh.sim --seeds $(or $(SEEDS),100)

@@ -14,7 +14,7 @@ SERVICES = sorted(path.parent.name for path in APP.glob("services/*/__init__.py"
 FOR_SERVICES = {"app.services.contract", "app.call", "app.context", "app.errors", "app.body", "app.sse", "app.session"}
 FOR_SERVICES |= {"app.config.yaml", "app.config.address", "app.config.secret"}
 CHAIN = ("app.__main__", "app.node", "app.front", "app.placement", "app.forward", "app.peers")
-PROGRAMS = ("app.__main__", "app.healthcheck")
+PROGRAMS = ("app.__main__", "app.healthcheck", "app.cli.mesh_watch")
 
 
 @cache

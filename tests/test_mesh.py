@@ -51,7 +51,7 @@ async def test_nodes_find_each_other_and_a_question_is_answered_across_them(mesh
 
     async def catalogued() -> bool:
         nodes = (await mesh.get(gateway, "/v1/mesh/state"))["nodes"]
-        return {row["name"]: row["agents"] for row in nodes}["worker"] == ["assistant"]
+        return [row["agents"] for row in nodes if row["name"] == "worker"] == [["assistant"]]
 
     await mesh.until(catalogued, "the worker's agents are known")
     assert set(rows["worker"]["load"]) == {"cpu_percent", "memory_percent", "active_requests"}

@@ -1,0 +1,1 @@
+"""Programs for people: they talk HTTP to a node, and nothing else."""
