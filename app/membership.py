@@ -17,7 +17,7 @@ from app.config.profile import MeshSettings
 from app.connection import BrokenError
 from app.errors import NodeError
 from app.mesh import settings as timings
-from app.mesh.address import addresses, each_address, host_of, is_loopback, node_url, seen_from
+from app.mesh.address import addresses, each_address, host_of, is_loopback, node_url, own_address
 from app.mesh.gossip import Maia
 from app.mesh.loop import Loop
 from app.mesh.members import Identity, Load, Member, Status, View
@@ -213,9 +213,16 @@ class Membership:
         self._loop.update_seeds(dict.fromkeys(urls))
         if self._url_fixed:
             return
-        own = host if host not in ("0.0.0.0", "::") else _own_address(ips)  # noqa: S104
+        if not ips:
+            ips = [ip for member in self._unreached()[:3] for ip in await addresses(member.url)]
+        own = host if host not in ("0.0.0.0", "::") else own_address(ips)  # noqa: S104
         if own and node_url(own, port) != self.view.me.url:
             self._take_url(node_url(own, port))
+
+    def _unreached(self) -> list[Member]:
+        """The others, where none of them reaches this node at its address: that may have changed."""
+        others = [each for each in self.view.others if each.status is Status.ALIVE]
+        return others if all(each.told_unreachable for each in others) else []
 
     def _learn_url(self, dialed: str, came_from: str) -> None:
         """A node without seeds takes the address at which a joiner reached it, and a better one where the first proves to be of no use."""
@@ -278,12 +285,6 @@ class Membership:
                 answer.close()
         except (NotSentError, BrokenError) as error:
             raise ConnectionError(str(error)) from error
-
-
-def _own_address(seed_ips: Sequence[str]) -> str:
-    """This machine as the seeds see it, one that others can use before one of this machine's own; "" where no seed has an address."""
-    found = [own for own in map(seen_from, seed_ips) if own]
-    return next((own for own in found if not is_loopback(own)), found[0] if found else "")
 
 
 _STATUSES = {Status.ALIVE: "alive", Status.SUSPECT: "suspect", Status.DEAD: "dead", Status.LEFT: "left"}

@@ -54,3 +54,9 @@ def seen_from(ip: str) -> str:
         except OSError:
             return ""
         return str(probe.getsockname()[0])
+
+
+def own_address(others: Iterable[str]) -> str:
+    """This machine as these others see it, rather not at an address that only it can use; "" where there is no way to any."""
+    found = [own for own in map(seen_from, others) if own]
+    return next((own for own in found if not is_loopback(own)), found[0] if found else "")
