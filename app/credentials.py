@@ -23,7 +23,7 @@ class Credentials(Protocol):
     remedy: str
     """What to look at where another node does not believe this one."""
 
-    def authorization(self, url: str, claim: Claim) -> bytes | None:
+    def authorization(self, url: str, method: str, target: str, headers: Headers) -> bytes | None:
         """The Authorization value for a request to the node at ``url``."""
         ...
 
@@ -40,7 +40,7 @@ class ApiKeyCredentials:
     def __init__(self, key: str) -> None:
         self._header = f"Bearer {key}".encode() if key else None
 
-    def authorization(self, url: str, claim: Claim) -> bytes | None:
+    def authorization(self, url: str, method: str, target: str, headers: Headers) -> bytes | None:
         return self._header
 
     def challenged(self, url: str, answer: Headers) -> bool:
@@ -55,8 +55,8 @@ class SignedCredentials:
     def __init__(self, signer: Signer) -> None:
         self._signer = signer
 
-    def authorization(self, url: str, claim: Claim) -> bytes | None:
-        return self._signer.authorization(url, claim).encode()
+    def authorization(self, url: str, method: str, target: str, headers: Headers) -> bytes | None:
+        return self._signer.authorization(url, Claim(method, target, covered(headers))).encode()
 
     def challenged(self, url: str, answer: Headers) -> bool:
         challenge = next((value.decode("latin-1") for name, value in answer if name == _CHALLENGE), "")

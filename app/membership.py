@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from app.call import Headers
 from app.config.profile import MeshSettings
 from app.connection import BrokenError
-from app.errors import NodeError
+from app.errors import NodeError, NotBegun
 from app.mesh import settings as timings
 from app.mesh.address import addresses, each_address, host_of, is_loopback, node_url, own_address
 from app.mesh.gossip import Maia
@@ -89,7 +89,8 @@ class Membership:
         self.metrics = MeshMetrics(registry, lambda: maia.view, read)
         self._loop.on_round_trip = self.metrics.round_trip.observe
         self._version = 0
-        self._draining = False
+        self._draining = self._started = self._taking_in = False
+        self._over = asyncio.Event()
 
     @property
     def node_id(self) -> str:
@@ -107,14 +108,18 @@ class Membership:
     async def run(self, host: str, port: int) -> None:
         """Take part until cancelled; ``host`` and ``port`` are where the node listens for the others."""
         await self._look_up(host, port)
+        self._started = True
         async with asyncio.TaskGroup() as group:
             group.create_task(self._loop.run())
+            group.create_task(self._end_when_over())
             group.create_task(self.peers.run())
             group.create_task(self._renew())
             group.create_task(self._keep_addresses(host, port))
 
     async def receive(self, message: Message, came_from: str) -> Message:
-        """Take another node's message and return the answer to it."""
+        """Take another node's message and return the answer to it. Raises NotBegun until this node takes part."""
+        if not self._started:
+            raise NotBegun("This node is starting and takes no messages yet; ask again shortly.")
         if isinstance(message.body, Join):
             self._learn_url(message.body.dialed, came_from)
         return await self._loop.receive(message, came_from)
@@ -241,20 +246,27 @@ class Membership:
 
     # ---- what happens
 
+    async def _end_when_over(self) -> None:
+        await self._over.wait()
+        raise NodeError("This node's identity in the mesh is used up, which only a hostile member brings about; start it anew.")
+
     def _on_events(self, events: Sequence[Event]) -> None:
         self._version += len(events)
         for event in events:
             self.metrics.happened(event)
             self._tell(event)
-        self._take_in()
+        if not self._taking_in:  # once for all that happens in one turn of the loop: a thousand may join at once
+            self._taking_in = True
+            asyncio.get_running_loop().call_soon(self._take_in)
 
     def _take_in(self) -> None:
+        self._taking_in = False
         self.peers.follow(asyncio.get_running_loop().time())
         self._me.rename(self.shown_name)
 
     def _tell(self, event: Event) -> None:
         if event.kind == "expelled":
-            raise NodeError(f"The mesh has used up this node's identity ({event.reason}); it starts anew under another one.")
+            self._over.set()
         if event.kind == "stalled":
             self._stood_still_at = asyncio.get_running_loop().time()
         if event.kind == "address_fails":
@@ -302,4 +314,5 @@ _WORDS = {
     "displaced": "has lost its address",
     "stalled": "stood still",
     "synchronised": "has the whole view",
+    "expelled": "has lost its identity",
 }

@@ -5,8 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from app.call import Headers
 from app.connection import Connection
 from app.context import RequestContext
-from app.credentials import Credentials, covered
-from app.signing import Claim
+from app.credentials import Credentials
 from app.upstream import Answer, Upstream
 
 Body = bytes | None | Callable[[], AsyncIterator[bytes]]
@@ -54,7 +53,6 @@ class NodeClient:
     async def _send_once(
         self, method: str, base: str, target: str, headers: Headers, body: Body, under_way: set[Connection] | None
     ) -> Answer:
-        authorization = self.credentials.authorization(base, Claim(method, target, covered(headers)))
-        if authorization:
+        if authorization := self.credentials.authorization(base, method, target, headers):
             headers = [*headers, (b"authorization", authorization)]
         return await self._upstream.send(method, base + target, headers, body() if callable(body) else body, under_way)
