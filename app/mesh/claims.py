@@ -96,18 +96,18 @@ class Claims:
     def _unknown(self, entry: Entry, source: str, is_news: bool) -> None:
         mesh = self._mesh
         if entry.standing[1] <= Status.SUSPECT:
-            if (member := mesh.admit(entry, source, is_news=is_news)) and (older := mesh.view.owner_of(member.url, member.node_id)):
-                self._contested(older, member)
+            if member := mesh.admit(entry, source, is_news=is_news):
+                self._contested(member)
         elif entry.standing[1] is Status.LEFT and entry.record and mesh.view.tombstone_room > 0:
             mesh.view.add(Member(entry.record, entry.standing, mesh.now))
 
-    def _contested(self, older: Member, newer: Member) -> None:
-        """Two members give one address: some ask at once who is there, the others hear of it or come round to it. Where the address is
-        this node's own, it asks: only an answer proves whose it is."""
+    def _contested(self, newer: Member) -> None:
+        """Another member gives the same address: some ask at once who is there, the others hear of it or come round to it. Where the
+        address is this node's own, it asks always: only an answer proves whose it is."""
         mesh = self._mesh
-        if older is mesh.me:
+        if newer.url == mesh.me.url:
             mesh.tell(newer, Purpose.NEWS)
-        elif mesh.rng.random() < 4 / mesh.view.count:
+        elif (older := mesh.view.owner_of(newer.url, newer.node_id)) and mesh.rng.random() < 4 / mesh.view.count:
             mesh.tell(older, Purpose.NEWS)
 
     def ask_own_address(self) -> None:
@@ -122,7 +122,10 @@ class Claims:
         if standing[1] is Status.DEAD and standing > member.standing and member.is_live:
             self._said_dead(member, standing, source)
             return False
+        was_live = member.is_live
         mesh.mark(member, standing, source)
+        if member.is_live and not was_live:
+            self._contested(member)
         return standing < member.standing
 
     def _said_dead(self, member: Member, standing: tuple[int, Status], source: str) -> None:

@@ -133,8 +133,8 @@ class View:
         self.hash = token(me.node_id, me.record.version)
         self.count = 1
         self.changed_at = me.since
-        self._at: dict[str, set[str]] = {}
-        """Addresses, and the ids of the live members that give them as their own."""
+        self._at: dict[str, dict[str, None]] = {}
+        """Addresses, and the ids of the live members that give them as their own; no sets, whose order differs by process."""
         self._settle(me)
         self._others: list[Member] | None = None
 
@@ -186,11 +186,11 @@ class View:
             self._unsettle(member)
 
     def _settle(self, member: Member) -> None:
-        self._at.setdefault(member.url, set()).add(member.node_id)
+        self._at.setdefault(member.url, {})[member.node_id] = None
 
     def _unsettle(self, member: Member) -> None:
         here = self._at[member.url]
-        here.discard(member.node_id)
+        here.pop(member.node_id, None)
         if not here:
             del self._at[member.url]
 
