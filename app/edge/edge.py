@@ -11,9 +11,9 @@ from app import paths
 from app.config.profile import ApiSettings
 from app.context import CURRENT, RequestContext
 from app.edge.auth import Auth
+from app.edge.cycle import CYCLE
 from app.edge.exchange import Exchange, too_large
 from app.edge.head import Head, read_head, request_id_of
-from app.edge.protocol import CONNECTION
 from app.errors import DeadlineExceeded, NodeError, NotBegun, NotFound, RequestTimeout
 
 log = logging.getLogger("app.edge")
@@ -86,7 +86,7 @@ class Edge:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = request_id_of(scope)
         headers = [(b"x-request-id", request_id.encode()), self._node_header]
-        exchange = Exchange(scope["extensions"][CONNECTION], receive, send, headers, self._api.max_body_bytes)
+        exchange = Exchange(scope["extensions"][CYCLE], receive, send, headers, self._api.max_body_bytes)
         exchange.closing = self.draining
         self._exchanges.add(exchange)
         self._idle.clear()

@@ -9,7 +9,7 @@ from typing import Literal
 
 from starlette.types import Message, Receive, Send
 
-from app.edge.protocol import LimitedProtocol
+from app.edge.cycle import Cycle
 from app.errors import BodyTooLarge, NodeError
 from app.sse import encode_error
 
@@ -23,12 +23,10 @@ class Exchange:
     ``end`` stops the handler from outside, through the one asyncio.Timeout that also keeps the deadline, and says why.
     """
 
-    def __init__(
-        self, connection: LimitedProtocol, receive: Receive, send: Send, answer_headers: list[tuple[bytes, bytes]], body_limit: int
-    ) -> None:
+    def __init__(self, cycle: Cycle, receive: Receive, send: Send, answer_headers: list[tuple[bytes, bytes]], body_limit: int) -> None:
         self._receive, self._send = receive, send
-        self._connection, self._left = connection, self._client_left
-        connection.client_left = self._left
+        self._cycle = cycle
+        cycle.client_left = self._client_left
         self.answer_headers = answer_headers
         self._body_limit = body_limit
         self._scope_timeout: asyncio.Timeout | None = None
@@ -129,10 +127,7 @@ class Exchange:
         await self.send({"type": "http.response.body", "body": body})
 
     def close(self) -> None:
-        if self._connection.client_left is self._left:  # a pipelined request may have begun already
-            self._connection.client_left = None
-        if not self._finished:  # cut: the server closes the connection next
-            self._connection.let_go()
+        self._cycle.client_left = None
 
 
 def too_large(limit: int) -> BodyTooLarge:

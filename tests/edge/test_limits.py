@@ -336,7 +336,7 @@ async def test_clients_that_read_no_answers_do_not_hold_the_node(nodes: Spine, c
 
 
 async def test_a_client_that_never_reads_its_last_answer_is_let_go(nodes: Spine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.edge.protocol.LINGER_S", 0.1)
+    monkeypatch.setattr("app.flow.LINGER_S", 0.1)
     node = await nodes.node("generous", telling(), api={"max_connections": 1})
     async with wire(node.url) as deaf:
         deaf.writer.transport.pause_reading()  # type: ignore[attr-defined]
