@@ -7,6 +7,7 @@ import httptools
 
 from app.call import Headers
 from app.errors import NodeError
+from app.flow import Batch, Flow
 
 MAX_HEAD_BYTES = 64 * 1024
 HIGH_WATER = 256 * 1024
@@ -17,16 +18,12 @@ class BrokenError(Exception):
     """The connection broke after the request was on its way: what the peer did of it is unknown."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(Flow):
     """``send`` a request, await ``head``, take ``next_chunk`` until there is no more, and then look at ``reusable``."""
 
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport
+    def __init__(self, batch: Batch) -> None:
+        super().__init__(asyncio.get_running_loop(), batch)
         self._lost: BrokenError | NodeError | None = None
-        self._paused = False
-        self._writable = asyncio.Event()
-        self._writable.set()
         self._upload: asyncio.Task[None] | None = None
         self.used = self.aborted = False
         self.idle_since = 0.0
@@ -42,15 +39,15 @@ class Connection(asyncio.Protocol):
         self._chunks, self._buffered = list[bytes](), 0
         self._complete = self._until_end = self.heard = False
         self._reader: asyncio.Future[None] | None = None
-        self._head: asyncio.Future[None] = self._loop.create_future()
+        self._head: asyncio.Future[None] = self.loop.create_future()
         self._continue: asyncio.Future[bool] | None = None
         self._upload = None
         if body is None or isinstance(body, bytes):
-            self._transport.write(head + body if body else head)
+            self.write(head + body if body else head)
         else:
-            self._continue = self._loop.create_future()
-            self._transport.write(head)
-            self._upload = self._loop.create_task(self._stream(body, chunked))
+            self._continue = self.loop.create_future()
+            self.write(head)
+            self._upload = self.loop.create_task(self._stream(body, chunked))
 
     async def head(self) -> tuple[int, Headers]:
         """The answer's status and headers. Raises BrokenError."""
@@ -64,24 +61,22 @@ class Connection(asyncio.Protocol):
         while not self._chunks and not self._complete:
             if self._lost is not None:
                 raise self._lost
-            self._reader = self._loop.create_future()
+            self._reader = self.loop.create_future()
             await self._reader
         chunk = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks, self._buffered = [], 0
-        if self._paused and self._lost is None:
-            self._paused = False
-            self._transport.resume_reading()
+        self.read_on(True)
         return chunk, not self._complete
 
     @property
     def reusable(self) -> bool:
         """Whether another exchange may follow. Never after a streamed body, of which the peer may not have wanted all."""
         through = self._complete and self._upload is None and not self._until_end and not self._bodyless
-        return through and self._keep_alive and self.alive and not self._paused  # unread, it would never read again
+        return through and self._keep_alive and self.alive and self.reading  # unread, it would never read again
 
     @property
     def alive(self) -> bool:
-        return self._lost is None and not self._transport.is_closing()
+        return self._lost is None and not self.transport.is_closing()
 
     def abort(self, reason: str = "the connection was closed here") -> None:
         """Close at once, which cancels what the peer may still be doing. Whoever waits for its answer is told the reason."""
@@ -89,49 +84,40 @@ class Connection(asyncio.Protocol):
             self._upload.cancel()
         self.aborted = True
         self._fail(BrokenError(reason))
-        self._transport.abort()
+        self.transport.abort()
 
     async def _stream(self, body: AsyncIterator[bytes], chunked: bool) -> None:
         if not await self._continue:  # type: ignore[misc]
             return
         try:
             async for chunk in body:
-                await self._writable.wait()
-                self._transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
+                await self.drain()
+                self.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
         except NodeError as error:  # of the body's source: it is over a limit, say
             self._fail(error)
-            self._transport.abort()
+            self.transport.abort()
         else:
             if chunked:
-                self._transport.write(b"0\r\n\r\n")
+                self.write(b"0\r\n\r\n")
 
     # The transport's side
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]  # a stream has both directions, whichever loop made it
-
     def connection_lost(self, error: Exception | None) -> None:
-        self._writable.set()
+        self.resume_writing()
         if self.used and self._until_end and not self._complete and error is None and self._lost is None:
             self.on_message_complete()
         self._fail(BrokenError(str(error) or type(error).__name__ if error else "it closed the connection"))
 
     def data_received(self, data: bytes) -> None:
         if not self.used or self._complete:  # an answer that nobody asked for
-            self._transport.abort()
+            self.transport.abort()
             return
         self.heard = True
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(BrokenError(f"its answer is not HTTP/1.1: {error.__cause__ or error}"))
-            self._transport.abort()
-
-    def pause_writing(self) -> None:
-        self._writable.clear()
-
-    def resume_writing(self) -> None:
-        self._writable.set()
+            self.transport.abort()
 
     def _fail(self, error: BrokenError | NodeError) -> None:
         if self._lost is None:
@@ -185,9 +171,8 @@ class Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         self._chunks.append(body)
         self._buffered += len(body)
-        if self._buffered > HIGH_WATER and not self._paused:
-            self._paused = True
-            self._transport.pause_reading()
+        if self._buffered > HIGH_WATER:
+            self.read_on(False)
         self._wake()
 
     def on_message_complete(self) -> None:

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from app.call import Headers
 from app.connection import BrokenError, Connection
+from app.flow import Batch
 
 CONNECT_TIMEOUT_S = 2.0
 POOL_IDLE_S = 30.0
@@ -74,6 +75,7 @@ class Upstream:
     def __init__(self) -> None:
         self._idle: defaultdict[Origin, list[Connection]] = defaultdict(list)
         self._open: set[Connection] = set()
+        self._batch = Batch()
 
     async def __aenter__(self) -> Self:
         return self
@@ -103,7 +105,7 @@ class Upstream:
         lines.append(b"\r\n")
         head = b"".join(lines)
         under_way = self._open if under_way is None else under_way
-        connection = self._kept(origin) or await _connect(origin)
+        connection = self._kept(origin) or await _connect(origin, self._batch)
         while True:
             kept, connection.used = connection.used, True
             self._open.add(connection)
@@ -117,7 +119,7 @@ class Upstream:
                 self._drop(connection)
                 if not (stale and whole and method in _SAFE):
                     raise
-            connection = await _connect(origin)
+            connection = await _connect(origin, self._batch)
 
     def _close(self, origin: Origin, connection: Connection, under_way: set[Connection]) -> None:
         if under_way is not self._open:
@@ -146,13 +148,13 @@ class Upstream:
         connection.abort()
 
 
-async def _connect(origin: Origin) -> Connection:
+async def _connect(origin: Origin, batch: Batch) -> Connection:
     """A new connection, to whichever address of the name takes it. Raises NotSentError."""
     scheme, host, port = origin
     context = _tls() if scheme == "https" else None
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            _, connection = await asyncio.get_running_loop().create_connection(Connection, host, port, ssl=context)
+            _, connection = await asyncio.get_running_loop().create_connection(partial(Connection, batch), host, port, ssl=context)
     except TimeoutError as error:
         raise NotSentError(f"no connection within {CONNECT_TIMEOUT_S:g} s", silent=True) from error
     except OSError as error:

@@ -270,7 +270,7 @@ async def test_a_connection_that_was_paused_and_left_unread_is_not_used_again() 
             under_way = set[Connection]()
             answer = await upstream.send("GET", made.url, [], None, under_way)
             connection = next(iter(under_way))
-            while not connection._complete and not connection._paused:
+            while not connection._complete and connection.reading:
                 await asyncio.wait([asyncio.ensure_future(asyncio.to_thread(lambda: None))])
             answer.close()
             assert (await ask(upstream, made.url))[0] == 200
