@@ -2,19 +2,21 @@
 
 import asyncio
 import logging
+import math
 import time
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import paths
 from app.config.profile import ApiSettings
-from app.context import CURRENT, RequestContext
+from app.context import CURRENT
 from app.edge.auth import Auth
 from app.edge.cycle import CYCLE
-from app.edge.exchange import Exchange, too_large
+from app.edge.exchange import EndedError, Exchange, too_large
 from app.edge.head import Head, read_head, request_id_of
 from app.errors import DeadlineExceeded, NodeError, NotBegun, NotFound, RequestTimeout
+from app.tally import Durations, Tally
 
 log = logging.getLogger("app.edge")
 access_log = logging.getLogger("app.access")
@@ -36,17 +38,18 @@ class Edge:
         name, registry = node
         self.rename(name)
         self._exchanges: set[Exchange] = set()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = math.inf
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = self.refusing = False
         labels = ["method", "path", "status", "principal"]
-        self._requests = Counter(
-            "astromesh_http_requests", "Requests answered, by method, path template, status and key's name.", labels, registry=registry
+        self._requests = Tally(
+            "astromesh_http_requests", "Requests answered, by method, path template, status and key's name.", labels, registry
         )
-        self._duration = Histogram(
-            "astromesh_http_request_duration_seconds", "From the request's head to the answer's end.", ["path"], registry=registry
+        self._duration = Durations(
+            "astromesh_http_request_duration_seconds", "From the request's head to the answer's end.", "path", registry
         )
-        self._children: dict[tuple[str, str, str, str], tuple[Counter, Histogram]] = {}
         gauge = Gauge("astromesh_http_requests_in_flight", "Requests that are being answered.", registry=registry)
         gauge.set_function(lambda: len(self._exchanges))
 
@@ -83,6 +86,21 @@ class Edge:
             for exchange in [each for each in self._exchanges if 0 < each.waiting_since < oldest]:
                 exchange.end("body_idle")
 
+    def _watch(self, deadline: float, loop: asyncio.AbstractEventLoop) -> None:
+        """Be there at a deadline. One timer, for the earliest: nearly all requests are long answered by then."""
+        if deadline < self._alarm_at:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm, self._alarm_at = loop.call_at(deadline, self._on_alarm, loop), deadline
+
+    def _on_alarm(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._alarm, self._alarm_at = None, math.inf
+        now = loop.time()
+        for exchange in self._exchanges:
+            if exchange.deadline <= now:
+                exchange.end("deadline")
+        self._watch(min((each.deadline for each in self._exchanges if each.deadline > now), default=math.inf), loop)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = request_id_of(scope)
         headers = [(b"x-request-id", request_id.encode()), self._node_header]
@@ -111,11 +129,13 @@ class Edge:
         if not head.has_body:
             exchange.expect_no_body()
         CURRENT.set(head.context)
+        exchange.deadline = head.context.deadline
+        self._watch(exchange.deadline, loop)
         try:
-            await exchange.run(self._app(scope, exchange.receive, exchange.send), head.context.deadline)
-        except TimeoutError as error:
-            await self._ended(exchange, head.context, error)
-        except (NodeError, asyncio.CancelledError):
+            await exchange.run(self._app(scope, exchange.receive, exchange.send))
+        except (EndedError, TimeoutError) as error:
+            self._ended(exchange, request_id, error)
+        except NodeError:
             raise
         except Exception as error:
             if exchange.ended_by == "client_gone":
@@ -139,7 +159,7 @@ class Edge:
         if len(self._exchanges) > self._api.max_concurrency:
             raise NotBegun(f"This node is at its limit of {self._api.max_concurrency} requests at once; ask again shortly.")
 
-    async def _ended(self, exchange: Exchange, context: RequestContext, error: TimeoutError) -> None:
+    def _ended(self, exchange: Exchange, request_id: str, error: Exception) -> None:
         if exchange.ended_by == "client_gone":
             return
         if exchange.ended_by == "drain":
@@ -147,9 +167,9 @@ class Edge:
         if exchange.ended_by == "body_idle":
             exchange.closing = True
             raise RequestTimeout(f"The body stood still for {self._api.body_idle_timeout_s:g} s; send it without pauses.") from error
-        if not exchange.expired:
+        if exchange.ended_by is None:
             log.error("a request timed out inside the node", exc_info=error)
-            raise NodeError(f"Something inside the node timed out; its log has the reason under {context.request_id}.") from error
+            raise NodeError(f"Something inside the node timed out; its log has the reason under {request_id}.") from error
         raise DeadlineExceeded("The request's deadline has passed; give it more time or ask for less.") from error
 
     def _record(self, exchange: Exchange, scope: Scope, request_id: str) -> None:
@@ -158,19 +178,13 @@ class Edge:
         seconds = time.perf_counter() - exchange.started_at
         method = scope["method"] if scope["method"] in _METHODS else "other"
         principal = exchange.principal if exchange.principal in self._auth.names else ""
-        self._count((method, path, status, principal), seconds)
+        self._requests.add(method, path, status, principal)
+        self._duration.observe(path, seconds)
         level = logging.DEBUG if path in _WATCHED else logging.INFO
         if access_log.isEnabledFor(level):
             extra = {"request_id": request_id, "principal": exchange.principal}
             target = scope["raw_path"][:500].decode("latin-1")  # as it came: decoded, it could hold a line end
             access_log.log(level, "%s %s %s %.1f ms", scope["method"], target, status, seconds * 1000, extra=extra)
-
-    def _count(self, key: tuple[str, str, str, str], seconds: float) -> None:
-        found = self._children.get(key)
-        if found is None:
-            found = self._children[key] = (self._requests.labels(*key), self._duration.labels(key[1]))
-        found[0].inc()
-        found[1].observe(seconds)
 
 
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
