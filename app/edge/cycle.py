@@ -1,10 +1,9 @@
-"""One request from the wire and its answer, as ASGI sees them: ``receive``, ``send``, and the task in which the app runs."""
+"""One request from the wire and its answer, as ASGI sees them: ``receive`` and ``send``."""
 
 import asyncio
-import logging
 from collections.abc import Callable
 
-from starlette.types import ASGIApp, Message, Scope
+from starlette.types import Message, Scope
 
 from app.edge.framing import Framing, IllegalAnswerError
 from app.flow import Flow
@@ -14,17 +13,16 @@ CYCLE = "astromesh.cycle"
 that waits for ``http.disconnect`` would say the same and cost a sixth of a forwarded request."""
 HIGH_WATER = 64 * 1024
 """Bytes of a body that wait for their handler before the client is held back."""
-log = logging.getLogger(__name__)
 
 
 class Cycle:
-    """``constant`` are the headers of every answer; ``on_end`` is called when the answer is complete, or the app ended before that."""
+    """``constant`` are the headers of every answer; ``on_answered`` is called when it is complete."""
 
     __slots__ = (
         "_constant",
         "_ended",
         "_flow",
-        "_on_end",
+        "_on_answered",
         "_parts",
         "_told",
         "_waiter",
@@ -37,10 +35,10 @@ class Cycle:
     )
 
     def __init__(
-        self, flow: Flow, scope: Scope, framing: Framing, constant: list[tuple[bytes, bytes]], on_end: Callable[["Cycle"], None]
+        self, flow: Flow, scope: Scope, framing: Framing, constant: list[tuple[bytes, bytes]], on_answered: Callable[["Cycle"], None]
     ) -> None:
         self.scope, self.framing = scope, framing
-        self._flow, self._constant, self._on_end = flow, constant, on_end
+        self._flow, self._constant, self._on_answered = flow, constant, on_answered
         self.client_left: Callable[[], None] | None = None
         self.continue_due = self.gone = False
         self._parts: list[bytes] = []
@@ -49,15 +47,6 @@ class Cycle:
         self._waiter: asyncio.Future[None] | None = None
 
     # The connection's side
-
-    async def run(self, app: ASGIApp) -> None:
-        try:
-            await app(self.scope, self.receive, self.send)
-        except Exception:
-            log.exception("the edge failed on a request")
-        finally:
-            if not self.framing.complete:
-                self._on_end(self)
 
     def feed(self, data: bytes) -> None:
         """Take in a part of the body; what comes after the answer is of no use to anybody."""
@@ -117,6 +106,6 @@ class Cycle:
                 self._flow.write(data)
             if framing.complete:
                 self._wake()
-                self._on_end(self)
+                self._on_answered(self)
         else:
             raise IllegalAnswerError(f"{message['type']} is out of turn")

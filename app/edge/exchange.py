@@ -103,13 +103,10 @@ class Exchange:
         self._finished = not message.get("more_body", False)
 
     def _headers(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        answer, names = list(headers), set()
-        for name, value in answer:
-            name = name.lower()
-            names.add(name)
-            if name == b"content-type":
-                self._sse = value.startswith(b"text/event-stream")
-        answer += [header for header in self.answer_headers if header[0] not in names]
+        answer = list(headers)
+        given = {name.lower(): value for name, value in answer}
+        self._sse = given.get(b"content-type", b"").startswith(b"text/event-stream")
+        answer += [header for header in self.answer_headers if header[0] not in given]
         if self.closing:
             answer.append((b"connection", b"close"))
         return answer

@@ -100,7 +100,7 @@ def is_public(path: str) -> bool:
 
 
 def _text(headers: dict[bytes, bytes], name: bytes) -> str:
-    return headers.get(name, b"").decode("latin-1")
+    return value.decode("latin-1") if (value := headers.get(name)) else ""
 
 
 def _number(headers: dict[bytes, bytes], name: bytes, default: float) -> float:
@@ -113,6 +113,8 @@ def _number(headers: dict[bytes, bytes], name: bytes, default: float) -> float:
 
 
 def _hops(value: bytes) -> tuple[str, ...]:
+    if not value:
+        return ()
     ids = [part.strip() for part in value.decode("latin-1").split(",") if part.strip()]
     if len(ids) > 8 or not all(_NODE_ID.fullmatch(each) for each in ids):
         raise BadRequest(f"The header X-Astromesh-Forwarded is {value[:80].decode('latin-1')!r}; it lists up to 8 node ids.")

@@ -54,13 +54,11 @@ class HttpProtocol(Flow):
     ) -> None:
         super().__init__(_loop or asyncio.get_running_loop(), self.batch)
         self._app, self._server = config.loaded_app, server_state
-        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
-        # Or what comes behind a last request would take its answer away.
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._parser: httptools.HttpRequestParser | None = _new_parser(self)
         self._url, self._headers, self._continue_due = b"", list[tuple[bytes, bytes]](), False
-        self._in_head, self._in_body, self._spoken = True, False, False
+        self._in_head, self._spoken = True, False
         self._head_bytes = 0
-        self._arriving: Cycle | None = None  # the last request of which the head is here
+        self._arriving: Cycle | None = None  # of which the body is not here yet
         self._answering: Cycle | None = None
         self._waiting: deque[Cycle] = deque()  # for the answers to those before them
         self._due, self._owing = math.inf, False
@@ -95,7 +93,7 @@ class HttpProtocol(Flow):
         # A head that begins behind another request's body counts from the next chunk on: where in this one it began, nobody tells.
         counted = len(data) if self._in_head else 0
         try:
-            self._parse(self._parser, data)
+            self._parse(data)
         except httptools.HttpParserError:
             self._refuse_malformed()
             return
@@ -107,14 +105,16 @@ class HttpProtocol(Flow):
         else:
             self._watch()
 
-    @staticmethod
-    def _parse(parser: httptools.HttpRequestParser, data: bytes) -> None:
-        while data:
-            try:
-                parser.feed_data(data)
-                return
-            except httptools.HttpParserUpgrade as upgrade:  # declined: what follows is HTTP still
-                data = data[upgrade.args[0] :]
+    def _parse(self, data: bytes) -> None:
+        assert self._parser is not None
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # The parser takes what follows for another protocol, also the body. An upgrade is declined here by asking it again without.
+            lines = [b"%b %b HTTP/%b" % (self._parser.get_method(), self._url, self._parser.get_http_version().encode())]
+            lines += [b": ".join(header) for header in self._headers if header[0] != b"upgrade"]
+            self._parser = _new_parser(self)
+            self._parse(b"\r\n".join((*lines, b"", data[upgrade.args[0] :])))
 
     def shutdown(self) -> None:
         """Called by the server: end now, or after the answer that is on its way."""
@@ -142,6 +142,8 @@ class HttpProtocol(Flow):
     def on_headers_complete(self) -> None:
         parser = self._parser
         assert parser is not None
+        if parser.should_upgrade() and any(name == b"upgrade" for name, _ in self._headers):
+            return
         version, method = parser.get_http_version(), parser.get_method().decode("ascii")
         path, query = _split(self._url)
         scope: Scope = {
@@ -158,10 +160,10 @@ class HttpProtocol(Flow):
             **self._addresses,
         }
         framing = Framing(method, version, keep_alive=version == "1.1" and parser.should_keep_alive())
-        cycle = Cycle(self, scope, framing, self._server.default_headers, self._on_end)
-        cycle.continue_due = self._continue_due
+        cycle = Cycle(self, scope, framing, self._server.default_headers, self._on_answered)
+        cycle.continue_due = self._continue_due and version == "1.1"
         scope["extensions"] = {CYCLE: cycle}
-        self._arriving, self._in_head, self._in_body = cycle, False, True
+        self._arriving, self._in_head = cycle, False
         if self._answering is None:
             self._start(cycle)
         else:
@@ -173,23 +175,32 @@ class HttpProtocol(Flow):
         self._arriving.feed(body)
 
     def on_message_complete(self) -> None:
-        assert self._arriving is not None
-        self._in_body = False
+        if self._arriving is None:
+            return
         self._arriving.end_body()
+        self._arriving = None
         self.read_on(not self._waiting)  # a long body has paused it, and who does not read never hears that the client left
 
     # Requests and their answers, one after the other
 
     def _start(self, cycle: Cycle) -> None:
         self._answering = cycle
-        task = self.loop.create_task(cycle.run(self._app), context=Context())
-        self._server.tasks.add(task)
-        task.add_done_callback(self._server.tasks.discard)
+        scope, cycle.scope = cycle.scope, {}  # or either would keep the other, until the garbage collector comes
+        self._server.tasks.add(self.loop.create_task(self._run(cycle, scope), context=Context()))
 
-    def _on_end(self, cycle: Cycle) -> None:
-        if not cycle.framing.complete and not cycle.gone:
-            self._cut(cycle)
+    async def _run(self, cycle: Cycle, scope: Scope) -> None:
+        try:
+            await self._app(scope, cycle.receive, cycle.send)
+        except Exception:
+            log.exception("the edge failed on a request")
+        finally:
+            if not cycle.framing.complete:
+                self._cut(cycle)
+            self._server.tasks.discard(asyncio.current_task())
+
+    def _on_answered(self, cycle: Cycle) -> None:
         self._answering = None
+        self._server.total_requests += 1
         if not cycle.framing.keep_alive:
             self.close()
         if self.transport.is_closing():
@@ -203,16 +214,19 @@ class HttpProtocol(Flow):
     def _cut(self, cycle: Cycle) -> None:
         """The app has ended before its answer: say so while nothing is said yet, or let the client see that the answer is not whole."""
         cycle.framing.keep_alive = False
-        if cycle.framing.started:
+        if cycle.gone:
+            pass
+        elif cycle.framing.started:
             log.warning("an answer was cut off before its end")
         else:
             self._write_error(500, "internal_error", "The node failed on this request; its log has the reason.")
+        self._on_answered(cycle)
 
     def _watch(self) -> None:
         """Know until when the client must have done something: nothing while it waits for us, the rest of what it began, or to ask."""
         if self._answering is not None or self.transport.is_closing():
             self._due, self._owing = math.inf, False
-        elif not (self._in_head or self._in_body):
+        elif not (self._in_head or self._arriving):
             self._expect(self.idle_timeout_s)
             self._owing = False
         elif not self._owing:
@@ -252,7 +266,7 @@ class HttpProtocol(Flow):
         self._parser = None
         if self.transport.is_closing():
             return
-        broken = self._arriving if self._in_body else None
+        broken = self._arriving
         if self._waiting and self._waiting[-1] is broken:
             self._waiting.pop()
         last = self._waiting[-1] if self._waiting else self._answering
@@ -271,6 +285,12 @@ class HttpProtocol(Flow):
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
         head += b"x-request-id: %b\r\nx-astromesh-node: %b\r\n\r\n" % (new_request_id().encode(), self.node_name)
         self.write(status_line(status) + b"\r\n" + head + body)
+
+
+def _new_parser(protocol: HttpProtocol) -> httptools.HttpRequestParser:
+    parser = httptools.HttpRequestParser(protocol)
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)  # or what comes behind a last request would take its answer away
+    return parser
 
 
 def _split(url: bytes) -> tuple[bytes, bytes]:
