@@ -46,7 +46,7 @@ def new_request_id() -> str:
 
 def continue_trace(traceparent: str | None) -> str:
     """The traceparent to send on: the caller's trace with a span id of our own (W3C Trace Context §3.2), or a new trace."""
-    match = _TRACEPARENT.match(traceparent or "")
+    match = _TRACEPARENT.match(traceparent) if traceparent else None
     if match is None:
         return f"00-{random.getrandbits(127) + 1:032x}-{_span_id()}-01"
     return f"00-{match[1]}-{_span_id()}-{match[3]}"

@@ -184,8 +184,12 @@ class _Attempt:
 
 def _end_to_end(headers: Headers, dropped: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
     """The headers that go on: not those in ``dropped``, nor those that a Connection header names as this hop's own."""
-    kept = [header for header in headers if header[0] not in dropped]
-    named = [value for name, value in headers if name == b"connection" and value.lower() not in (b"close", b"keep-alive")]
+    kept, named = [], []
+    for header in headers:
+        if header[0] not in dropped:
+            kept.append(header)
+        elif header[0] == b"connection" and header[1].lower() not in (b"close", b"keep-alive"):
+            named.append(header[1])
     if not named:
         return kept
     tokens = {token.strip().lower() for value in named for token in value.split(b",")}
