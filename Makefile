@@ -35,8 +35,8 @@ image: ## build the image astromesh:latest
 mesh-watch: .venv/.runtime ## show the members of the mesh, drawn anew every second; URL=… names the node to ask
 	@$(VENV) -m app.cli.mesh_watch $(URL)
 
-sim: .venv/.dev ## simulate the mesh's core in virtual time; SEEDS=1000 says how many scenarios
-	@$(VENV) -m tests.mesh.sim --seeds $(or $(SEEDS),100)
+sim: .venv/.dev ## simulate the mesh in virtual time; SEEDS=1000 says how many scenarios, FIRST=7 from which on
+	@$(VENV) -m tests.mesh.sim --seeds $(or $(SEEDS),100) --first $(or $(FIRST),0)
 
 bench: .venv/.dev ## measure, and print the table of bench/README.md
 	@$(VENV) -m bench
