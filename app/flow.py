@@ -11,9 +11,9 @@ WRITTEN_AT_ONCE = 64 * 1024
 class Batch:
     """Writes of many connections, made one right behind the other at the end of the event loop's turn.
 
-    A write that wakes a sleeping process on the same machine costs some 20 µs, and one that finds it awake 3: at 32 requests at once,
-    single writes took 100 µs of CPU for each, and the same writes in batches 70. What a connection writes in one turn (the head of an
-    answer, and its body) becomes one system call, too.
+    A write that wakes a sleeping process of the same machine costs about 20 µs, one that finds it awake less than 5. With 32 requests at
+    once, single writes made a forwarded one cost 134 µs of CPU, and the same writes in batches 101. What a connection writes in one turn,
+    the head of an answer and its body, goes out in one system call, too.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,8 @@ class Flow(asyncio.Protocol):
     def __init__(self, loop: asyncio.AbstractEventLoop, batch: Batch) -> None:
         self.loop = loop
         self.reading = self.writable = True
-        self._drained: asyncio.Future[None] | None = None
+        self._room = asyncio.Event()
+        self._room.set()
         self._batch = batch
         self._unwritten: list[bytes] = []
         self._unwritten_bytes = 0
@@ -61,24 +62,22 @@ class Flow(asyncio.Protocol):
             self._unwritten, self._unwritten_bytes = [], 0
             if self.transport.is_closing():
                 return
-            if size > WRITTEN_AT_ONCE:
-                self.transport.writelines(unwritten)
-            else:  # a copy is cheaper than a list of buffers
-                self.transport.write(unwritten[0] if len(unwritten) == 1 else b"".join(unwritten))
+            if size <= WRITTEN_AT_ONCE:
+                unwritten = [b"".join(unwritten)]  # of a single part it is no copy
+            for data in unwritten:  # not writelines, which in Python 3.12 and 3.13 long held nobody back (CVE-2024-12254)
+                self.transport.write(data)
 
     async def drain(self) -> None:
-        """Wait until the other side has read enough for more to be written, or is gone. For one writer at a time."""
-        while not self.writable:
-            self._drained = self.loop.create_future()
-            await self._drained
+        """Wait until the other side has read enough for more to be written, or is gone."""
+        await self._room.wait()
 
     def pause_writing(self) -> None:
         self.writable = False
+        self._room.clear()
 
     def resume_writing(self) -> None:
         self.writable = True
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
+        self._room.set()
 
     def read_on(self, wanted: bool) -> None:
         """Take what arrives, or leave it with the other side."""

@@ -1,4 +1,4 @@
-"""uvicorn as this node uses it: our own protocol limits, no lifespan, no signal handling; a listener whose failure is a clear error."""
+"""uvicorn as this node uses it: our own HTTP protocol, no lifespan, no signal handling; a listener whose failure is a clear error."""
 
 import contextlib
 import os
@@ -32,10 +32,8 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=int(api.idle_timeout_s),
             timeout_graceful_shutdown=CLOSING_S,
             backlog=BACKLOG,
-            reset_contextvars=True,
         )
         super().__init__(config)
         self._on_started = on_started

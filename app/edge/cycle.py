@@ -22,10 +22,10 @@ class Cycle:
         "_constant",
         "_ended",
         "_flow",
+        "_news",
         "_on_answered",
         "_parts",
         "_told",
-        "_waiter",
         "_waiting_bytes",
         "client_left",
         "continue_due",
@@ -44,7 +44,7 @@ class Cycle:
         self._parts: list[bytes] = []
         self._waiting_bytes = 0
         self._ended = self._told = False  # the body's end has come, and the app knows
-        self._waiter: asyncio.Future[None] | None = None
+        self._news: asyncio.Event | None = None  # where the app waits; most bodies are here before their handler
 
     # The connection's side
 
@@ -70,8 +70,8 @@ class Cycle:
             self.client_left()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._news is not None:
+            self._news.set()
 
     # The app's side
 
@@ -82,8 +82,10 @@ class Cycle:
                 self.continue_due = False
                 self._flow.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while not (self._parts or self._ended is not self._told or self.gone or self.framing.complete):
-            self._waiter = self._flow.loop.create_future()
-            await self._waiter
+            if self._news is None:
+                self._news = asyncio.Event()
+            self._news.clear()
+            await self._news.wait()
         if self.gone or self.framing.complete:
             return {"type": "http.disconnect"}
         body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)

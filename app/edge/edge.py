@@ -5,7 +5,7 @@ import logging
 import math
 import time
 
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import paths
@@ -16,7 +16,6 @@ from app.edge.cycle import CYCLE
 from app.edge.exchange import EndedError, Exchange, too_large
 from app.edge.head import Head, read_head, request_id_of
 from app.errors import DeadlineExceeded, NodeError, NotBegun, NotFound, RequestTimeout
-from app.tally import Durations, Tally
 
 log = logging.getLogger("app.edge")
 access_log = logging.getLogger("app.access")
@@ -44,12 +43,13 @@ class Edge:
         self._idle.set()
         self.draining = self.refusing = False
         labels = ["method", "path", "status", "principal"]
-        self._requests = Tally(
-            "astromesh_http_requests", "Requests answered, by method, path template, status and key's name.", labels, registry
+        self._requests = Counter(
+            "astromesh_http_requests", "Requests answered, by method, path template, status and key's name.", labels, registry=registry
         )
-        self._duration = Durations(
-            "astromesh_http_request_duration_seconds", "From the request's head to the answer's end.", "path", registry
+        self._duration = Histogram(
+            "astromesh_http_request_duration_seconds", "From the request's head to the answer's end.", ["path"], registry=registry
         )
+        self._children: dict[tuple[str, str, str, str], tuple[Counter, Histogram]] = {}
         gauge = Gauge("astromesh_http_requests_in_flight", "Requests that are being answered.", registry=registry)
         gauge.set_function(lambda: len(self._exchanges))
 
@@ -178,13 +178,19 @@ class Edge:
         seconds = time.perf_counter() - exchange.started_at
         method = scope["method"] if scope["method"] in _METHODS else "other"
         principal = exchange.principal if exchange.principal in self._auth.names else ""
-        self._requests.add(method, path, status, principal)
-        self._duration.observe(path, seconds)
+        self._count((method, path, status, principal), seconds)
         level = logging.DEBUG if path in _WATCHED else logging.INFO
         if access_log.isEnabledFor(level):
             extra = {"request_id": request_id, "principal": exchange.principal}
             target = scope["raw_path"][:500].decode("latin-1")  # as it came: decoded, it could hold a line end
             access_log.log(level, "%s %s %s %.1f ms", scope["method"], target, status, seconds * 1000, extra=extra)
+
+    def _count(self, key: tuple[str, str, str, str], seconds: float) -> None:
+        found = self._children.get(key)
+        if found is None:
+            found = self._children[key] = (self._requests.labels(*key), self._duration.labels(key[1]))
+        found[0].inc()
+        found[1].observe(seconds)
 
 
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))

@@ -25,7 +25,7 @@ class EndedError(Exception):
 class Exchange:
     """Wraps ``receive`` and ``send`` of one request. ``end`` stops the handler from outside, and says why.
 
-    ``deadline`` is loop time; whoever keeps the exchange ends it then. A scope of asyncio.timeout for each cost 9 µs.
+    ``deadline`` is loop time; whoever keeps the exchange ends it then. A timer and a scope of asyncio.timeout for each cost 3 µs.
     """
 
     __slots__ = (
