@@ -7,7 +7,7 @@ DELETE, inference): the next peer, as long as the answer has not begun. Anything
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter
 from starlette.types import Message, Receive, Scope, Send
 
 from app.call import Headers
@@ -16,7 +16,6 @@ from app.context import RequestContext, current
 from app.errors import Misdirected, NodeError, PeerLost, ServiceUnavailable
 from app.node_client import NodeClient
 from app.peers.peer import Peer, Peers
-from app.tally import Tally
 from app.upstream import Answer, NotSentError
 
 REPLAY_BYTES = 256 * 1024
@@ -93,7 +92,7 @@ class Forwarder:
     def __init__(self, client: NodeClient, peers: Peers, registry: CollectorRegistry) -> None:
         self._client, self._peers = client, peers
         labels = ["service", "outcome"]
-        self._outcomes = Tally("astromesh_forwards", "Requests sent to peers, by service and outcome.", labels, registry)
+        self._outcomes = Counter("astromesh_forwards", "Requests sent to peers, by service and outcome.", labels, registry=registry)
 
     async def relay(self, service: str, peers: Iterable[Peer], request: tuple[Scope, Receive, Send]) -> None:
         """Relay to the first peer that takes the request. Raises PeerLost, Misdirected or ServiceUnavailable."""
@@ -109,18 +108,18 @@ class Forwarder:
             try:
                 await attempt.run(self._send(peer, scope, context, body))
             except _NotBegun as refusal:
-                self._outcomes.add(service, "not_begun")
+                self._outcomes.labels(service, "not_begun").inc()
                 refusals.append(f"{peer.name}: {refusal}")
                 if body.begun:  # what was streamed of the body is gone, and a part of it must not be taken for the whole
                     break
             except _Lost as loss:
-                self._outcomes.add(service, "lost")
+                self._outcomes.labels(service, "lost").inc()
                 self._peers.failed(peer, str(loss))
                 if attempt.answering or not repeatable:
                     raise PeerLost(f"Node {peer.name} was lost while it worked on this ({loss}); it may have done it or not.") from loss
                 refusals.append(f"{peer.name}: {loss}")
             else:
-                self._outcomes.add(service, "answered")
+                self._outcomes.labels(service, "answered").inc()
                 return
         raise unavailable(service, context, refusals)
 
