@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,15 +78,15 @@ async def node(profile_path: Path, data_dir: Path, **environ: str) -> AsyncItera
         yield await start(stack, profile_path, data_dir, **environ)
 
 
-async def start(stack: AsyncExitStack, profile_path: Path, data_dir: Path, **environ: str) -> RunningNode:
-    """Start a node that ends with ``stack``, and wait until it listens."""
-    running = await launch(stack, profile_path, data_dir, **environ)
+async def start(stack: AsyncExitStack, profile_path: Path, data_dir: Path, inside: Sequence[str] = (), **environ: str) -> RunningNode:
+    """Start a node that ends with ``stack``, and wait until it listens. ``inside`` is put before its command."""
+    running = await launch(stack, profile_path, data_dir, inside, **environ)
     line = await running.wait_for_log("listening on ")
     running.url = line.split("listening on ")[1].split()[0].rstrip('"}')
     return running
 
 
-async def launch(stack: AsyncExitStack, profile_path: Path, data_dir: Path, **environ: str) -> RunningNode:
+async def launch(stack: AsyncExitStack, profile_path: Path, data_dir: Path, inside: Sequence[str] = (), **environ: str) -> RunningNode:
     """Start a node without waiting for it."""
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith(("ASTROMESH_", "OPENAI_", "OLLAMA_", "VLLM_", "TGI_"))
@@ -94,6 +94,7 @@ async def launch(stack: AsyncExitStack, profile_path: Path, data_dir: Path, **en
     settings = {"ASTROMESH_PROFILE": str(profile_path), "ASTROMESH_DATA_DIR": str(data_dir), "ASTROMESH_NODE_NAME": profile_path.stem}
     settings |= {"ASTROMESH_HOST": "127.0.0.1", "ASTROMESH_PORT": "0", "TMPDIR": str(data_dir.parent)} | environ
     process = await asyncio.create_subprocess_exec(
+        *inside,
         sys.executable,
         "-m",
         "app",

@@ -71,7 +71,7 @@ SUITES = (
             (str(Path(sys.executable).parent / "shellcheck"), "entrypoint.sh", ".ci/run"),
         ),
     ),
-    Suite("fast", 120, ((*PYTEST, "-m", "not compose and not image"),)),
+    Suite("fast", 120, ((*PYTEST, "-m", "not compose and not image and not netns"),)),
     Suite(
         "image",
         240,
