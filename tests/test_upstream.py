@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from app.connection import HIGH_WATER, BrokenError, Connection
+from app.connection import DEAD_LINE_S, HIGH_WATER, BrokenError, Connection
 from app.errors import BodyTooLarge
 from app.upstream import NotSentError, Upstream
 
@@ -274,6 +274,29 @@ async def test_a_connection_that_was_paused_and_left_unread_is_not_used_again() 
                 await asyncio.wait([asyncio.ensure_future(asyncio.to_thread(lambda: None))])
             answer.close()
             assert (await ask(upstream, made.url))[0] == 200
+
+
+async def test_a_watched_line_carries_its_answer_and_is_not_used_again() -> None:
+    begun, done = asyncio.Event(), asyncio.Event()
+
+    async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        begun.set()
+        await done.wait()
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    async with peer(late) as (made, upstream):
+        under_way = set[Connection]()
+        sending = asyncio.create_task(upstream.send("POST", made.url, [], b"", under_way))
+        await begun.wait()
+        connection = next(iter(under_way))
+        connection.watch()
+        line = connection.transport.get_extra_info("socket")
+        assert line.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == DEAD_LINE_S * 1000
+        done.set()
+        answer = await sending
+        answer.close()
+        assert (answer.status, connection.reusable) == (204, False)
 
 
 async def test_an_answer_that_changes_the_protocol_is_broken() -> None:

@@ -21,9 +21,8 @@ CATALOGUE_TIMEOUT_S = 2.0
 MAX_CATALOGUE_BYTES = 1024 * 1024
 REFRESH_S = 0.5
 """How long a request waits for fresh news before it is told that nobody can serve it."""
-LOST_AFTER_S = {Status.SUSPECT: 2.0, Status.ALIVE: 6.0}
-"""What a member was working on is lost when it has been suspect this long, or has not answered this node alone. A machine that has
-vanished breaks no connection."""
+LOST_AFTER_S = 2.0
+"""What a member was working on is lost when it has been suspect this long: it answered neither this node nor others for some seconds."""
 KEYED = ("agents", "inference")
 """Services whose keys a catalogue lists; until it is here, a member counts as having none of them."""
 log = logging.getLogger(__name__)
@@ -126,9 +125,10 @@ class MeshPeers:
                 peer.state, peer.reason = "down", "it does not answer this node, though it does others"
         if not suspect and member.reachable is not False:
             self._failing_since.pop(member.node_id, None)
-        elif now - self._failing_since.setdefault(member.node_id, now) > LOST_AFTER_S[member.status] and peer.in_flight:
+        elif now - self._failing_since.setdefault(member.node_id, now) > LOST_AFTER_S and suspect and peer.in_flight:
             log.warning("%s at %s has been silent too long: %d requests are lost", peer.name, peer.url, len(peer.in_flight))
             peer.abort()
+        peer.watch(now)
 
     @staticmethod
     def _let_go(peer: Peer, member: Member | None) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol
 
 from app.connection import Connection
 
+WATCH_AFTER_S = 2.0
 State = Literal["unknown", "up", "suspect", "down"]
 
 
@@ -96,6 +97,12 @@ class Peer:
         """Whether it says that it serves this key; True for services that take any."""
         keys = self.facts.keys.get(service) if self.facts else None
         return key is None or keys is None or key in keys
+
+    def watch(self, now: float) -> None:
+        """Have the lines of what takes long there watched (loop time): a machine that has vanished breaks no connection by itself."""
+        for connection in self.in_flight:
+            if not connection.watched and now - connection.begun_at > WATCH_AFTER_S:
+                connection.watch()
 
     def abort(self) -> None:
         """End what is in flight there, at once: it is lost."""

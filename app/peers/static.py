@@ -89,6 +89,7 @@ class StaticPeers:
             except Exception:  # a peer of which nobody knows what it says next must not end this node
                 log.exception("probing peer %s failed", peer.name)
                 self.failed(peer, "its status could not be read")
+            peer.watch(asyncio.get_running_loop().time())
             self._asked[peer.name].set()
             self._asked_at[peer.name] = asyncio.get_running_loop().time()
             delay = PROBE_INTERVAL_S if peer.state == "up" else min(RETRY_S[1], delay * 2 if delay < PROBE_INTERVAL_S else RETRY_S[0])
