@@ -44,7 +44,7 @@ class Connection(Flow):
     def send(self, method: str, head: bytes, body: bytes | AsyncIterator[bytes] | None, *, chunked: bool) -> None:
         """Begin an exchange: ``head`` goes out with a whole body at once; a stream follows after the peer's 100 Continue, ``chunked``
         where its length is not in the head."""
-        self.begun_at = self._loop.time()
+        self.begun_at = self.loop.time()
         self._parser = httptools.HttpResponseParser(self)
         self._bodyless = method == "HEAD"
         self._status, self._headers, self._head_bytes = 0, list[tuple[bytes, bytes]](), 0

@@ -4,6 +4,7 @@
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,6 +59,24 @@ def missing_engine() -> str:
     return ""
 
 
+TRIAL = (
+    "ip link add v0 type veth peer name v1 && ip link add b0 type bridge && tc qdisc add dev v0 root tbf rate 64kbit burst 3kb latency 1s"
+    " && iptables -w -A INPUT -m statistic --mode random --probability 0.5 -j DROP"
+)
+"""What the tests do in network namespaces, done in one that is gone at once."""
+
+
+def missing_namespaces() -> str:
+    """Why nodes cannot run in network namespaces here, or ""."""
+    if os.geteuid() != 0:
+        return "network namespaces are root's; run the tests as root"
+    for command, package in (("ip", "iproute2"), ("tc", "iproute2"), ("iptables", "iptables"), ("unshare", "util-linux")):
+        if not shutil.which(command):
+            return f"there is no {command} command; install the package {package}"
+    done = subprocess.run(("unshare", "--net", "sh", "-c", TRIAL), check=False, capture_output=True, text=True, timeout=30)
+    return f"this kernel lets nobody build a network: {done.stderr.strip()}" if done.returncode != 0 else ""
+
+
 LOCKED_DOWN = ("--network", "none", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL")
 
 SUITES = (
@@ -88,6 +107,7 @@ SUITES = (
         missing_engine,
         needs="image",
     ),
+    Suite("namespaces", 180, ((*PYTEST, "-m", "netns", "--durations=0"),), missing_namespaces),
     Suite("containers", 360, ((*PYTEST, "-m", "compose or image"),), missing_engine, needs="image"),
 )
 

@@ -47,29 +47,27 @@ async def test_a_seed_that_starts_again_empty_finds_the_same_mesh(tmp_path: Path
         client.assert_content()
 
 
-@pytest.mark.parametrize("mover", ["inference", "gateway"])
-async def test_a_node_whose_address_changes_is_found_at_the_new_one(tmp_path: Path, mover: str) -> None:
+async def test_nodes_whose_addresses_change_are_found_at_the_new_ones(tmp_path: Path) -> None:
     async with staged(tmp_path, SHIPPED) as stage:
         gateway = await stage.node("gateway")
-        others = await asyncio.gather(
-            stage.node("second", []),
+        asked, worker, inference, spare = await asyncio.gather(
+            stage.node("asked"),
             stage.node("worker", WORKER),
             stage.node("inference", ["inference"]),
             stage.node("spare", ["inference"]),
         )
-        moving = {"gateway": gateway, "inference": others[2]}[mover]
-        await stage.together(gateway, *others)
-        async with stage.asking(others[0]) as client:
-            stage.place(mover).move("10.77.99.1")
-            moving.url = "http://10.77.99.1:8000"
+        nodes = (gateway, asked, worker, inference, spare)
+        await stage.together(*nodes)
+        async with stage.asking(asked) as client:
+            await stage.until(client.was_served, "the client is content before")
+            for node, name, address in ((gateway, "gateway", "10.77.99.1"), (inference, "inference", "10.77.98.1")):
+                stage.place(name).move(address)
+                node.url = f"http://{address}:8000"
+            expected = sorted(node.url for node in nodes)
 
             async def found() -> bool:
-                for node in (gateway, *others):
-                    urls = [row["url"] for row in await stage.rows(node) if row["name"] == mover]
-                    if urls != [moving.url]:
-                        return False
-                return True
+                return all([sorted(row["url"] for row in await stage.rows(node)) == expected for node in nodes])
 
-            await stage.until(found, f"the {mover} is seen at its new address alone", 30)
-            await stage.together(gateway, *others)
+            await stage.until(found, "both are seen at their new addresses alone", 40)
+            await stage.together(*nodes)
         client.assert_content()

@@ -46,7 +46,7 @@ async def test_a_peer_that_this_node_cannot_call_is_reached_through_others_and_n
             assert await stage.sees(gateway, gateway="alive", worker="alive", inference="alive")
             status, told, _ = await stage.run(gateway, "What is 17*23?")
             assert (status, "391" in told["answer"]) == (200, True)
-            await stage.nobody_dies((gateway, worker, inference), for_s=5)
+            await stage.nobody_dies((gateway, worker, inference), for_s=3)
         client.assert_content()
 
 
@@ -60,7 +60,7 @@ async def test_a_node_behind_a_slow_and_full_line_does_not_die_and_the_others_do
         await stage.together(*nodes)
         stage.place("slow").slow_down("64kbit")
         async with stage.asking(gateway) as client, stage.asking(slow) as filler:
-            await stage.nobody_dies((gateway, quick, inference), for_s=20)
+            await stage.nobody_dies((gateway, quick, inference), for_s=15)
         client.assert_content(slowest_s=2)
         assert not filler.failures
 
