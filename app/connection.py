@@ -20,8 +20,9 @@ _WATCHING = (
     (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 1),
     (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 1),
     (socket.IPPROTO_TCP, "TCP_KEEPCNT", DEAD_LINE_S - 1),
-    (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", DEAD_LINE_S * 1000),  # Linux: also while something of the request is not acknowledged
 )
+_UNACKNOWLEDGED = "TCP_USER_TIMEOUT"
+"""Linux: the same while something of the request is not acknowledged. Not for a streamed body: it also counts a reader's pauses."""
 
 
 class BrokenError(Exception):
@@ -96,7 +97,8 @@ class Connection(Flow):
         for DEAD_LINE_S. A busy or stopped process does not matter, its system answers: this is about the line alone."""
         self.watched = True
         line = self.transport.get_extra_info("socket")
-        for level, name, value in _WATCHING:
+        streams = self._upload is not None and self._continue is not None and self._continue.done()
+        for level, name, value in (*_WATCHING, (socket.IPPROTO_TCP, _UNACKNOWLEDGED, 0 if streams else DEAD_LINE_S * 1000)):
             if hasattr(socket, name):
                 line.setsockopt(level, getattr(socket, name), value)
 
@@ -111,6 +113,8 @@ class Connection(Flow):
     async def _stream(self, body: AsyncIterator[bytes], chunked: bool) -> None:
         if not await self._continue:  # type: ignore[misc]
             return
+        if self.watched:
+            self.watch()  # anew: from here on the peer may pause
         try:
             async for chunk in body:
                 await self.drain()

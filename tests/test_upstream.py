@@ -299,6 +299,40 @@ async def test_a_watched_line_carries_its_answer_and_is_not_used_again() -> None
         assert (answer.status, connection.reusable) == (204, False)
 
 
+@pytest.mark.parametrize("watched_first", [True, False])
+async def test_a_watched_line_lets_the_reader_of_a_stream_pause(watched_first: bool) -> None:
+    asked, waiting, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await waiting.wait()
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await reader.readuntil(b"aaaaaaaaaa")
+        asked.set()
+        await done.wait()
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    def user_timeout() -> int:
+        return connection.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)  # type: ignore[no-any-return]
+
+    async with peer(slow) as (made, upstream):
+        under_way = set[Connection]()
+        sending = asyncio.create_task(upstream.send("POST", made.url, [], two_parts(), under_way))
+        await asked.wait()
+        connection = next(iter(under_way))
+        if watched_first:
+            connection.watch()
+            assert user_timeout() == DEAD_LINE_S * 1000
+        asked.clear()
+        waiting.set()
+        await asked.wait()
+        if not watched_first:
+            connection.watch()
+        assert user_timeout() == 0
+        done.set()
+        (await sending).close()
+
+
 async def test_an_answer_that_changes_the_protocol_is_broken() -> None:
     async with peer(saying(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")) as (made, upstream):
         with pytest.raises(BrokenError):
