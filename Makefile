@@ -4,7 +4,7 @@ VENV := .venv/bin/python
 UV_COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run up down check test lint image mesh-watch sim bench lock
+.PHONY: help setup run up down check test lint image mesh-watch sim bench bench-mesh lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ sim: .venv/.dev ## simulate the mesh in virtual time; SEEDS=1000 says how many s
 
 bench: .venv/.dev ## measure, and print the table of bench/README.md
 	@$(VENV) -m bench
+
+bench-mesh: .venv/.dev ## measure the mesh next to serf and kinship; MINUTES=10 says how long beside busy cores
+	@$(VENV) -m bench.mesh --minutes $(or $(MINUTES),1)
 
 lock: .venv/.dev ## resolve the locks anew from pyproject.toml; UPGRADE=1 takes newer versions
 	$(UV_COMPILE) $(if $(UPGRADE),--upgrade) -o requirements.lock

@@ -39,7 +39,7 @@ class Running:
 
     def cpu_s(self) -> float:
         """CPU seconds so far, of it and its children."""
-        return sum(_cpu_s(pid) for pid in (self.process.pid, *_children(self.process.pid)))
+        return sum(cpu_s(pid) for pid in (self.process.pid, *_children(self.process.pid)))
 
     def memory_mb(self) -> tuple[float, float]:
         """(RSS, PSS) in MB of 10^6 bytes."""
@@ -65,7 +65,7 @@ def running(program: Program) -> Iterator[Running]:
     with subprocess.Popen(
         program.command,
         cwd=ROOT,
-        env=_environ(program.environ),
+        env=clean_environ(program.environ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -77,7 +77,8 @@ def running(program: Program) -> Iterator[Running]:
             process.terminate() if _children(process.pid) else process.kill()  # a master process takes its workers along
 
 
-def _environ(settings: Mapping[str, str]) -> dict[str, str]:
+def clean_environ(settings: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment without what would change a node, and with these settings."""
     ours = ("ASTROMESH_", "OPENAI_", "OLLAMA_", "VLLM_", "TGI_", "PYTHON")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | dict(settings)
 
@@ -113,6 +114,7 @@ def _children(pid: int) -> list[int]:
         return []
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
+    """CPU seconds of one process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S

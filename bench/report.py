@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 README = Path(__file__).parent / "README.md"
-_BEGIN, _END = "<!-- figures: written by `make bench` -->", "<!-- end of figures -->"
+_BEGIN, _END = "<!-- figures: written by `{by}` -->", "<!-- end of figures -->"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +49,14 @@ def circumstances(seconds: float) -> str:
     )
 
 
-def write(text: str) -> None:
-    """Put the text between the markers of the README."""
-    before, _, rest = README.read_text().partition(_BEGIN)
+def write(text: str, by: str = "make bench") -> None:
+    """Put the text between the README's markers of the command that wrote it."""
+    begin = _BEGIN.format(by=by)
+    before, _, rest = README.read_text().partition(begin)
     _, _, after = rest.partition(_END)
     if not after:
-        raise RuntimeError(f"{README} has lost its markers: {_BEGIN} … {_END}")
-    README.write_text(f"{before}{_BEGIN}\n\n{text}\n\n{_END}{after}")
+        raise RuntimeError(f"{README} has lost its markers: {begin} … {_END}")
+    README.write_text(f"{before}{begin}\n\n{text}\n\n{_END}{after}")
 
 
 def _lines(path: str) -> list[str]:
