@@ -189,12 +189,16 @@ class Membership:
     # ---- what the node says of itself
 
     async def _renew(self) -> None:
-        load = MachineLoad()
+        machine, clock = MachineLoad(), asyncio.get_running_loop().time
+        due = clock()
         while True:
+            if clock() >= due:  # more often is of no use: a load is told with a heartbeat
+                cpu_percent, memory_percent = machine.cpu_percent(), machine.memory_percent()
+                due = clock() + self._settings.heartbeat_interval
             facts = self._me.facts()
             keys = {name: sorted(each.keys) for name, each in facts.items() if each.keys is not None}
             self._loop.update_own(
-                Load(load.cpu_percent(), load.memory_percent(), self._me.in_flight()),
+                Load(cpu_percent, memory_percent, self._me.in_flight()),
                 services=self._me.services,
                 catalogue_hash=hashlib.blake2b(json.dumps(keys, sort_keys=True).encode(), digest_size=8).hexdigest(),
                 store_id=next((each.store_id for each in facts.values() if each.store_id), ""),
