@@ -90,7 +90,7 @@ SUITES = (
             (str(Path(sys.executable).parent / "shellcheck"), "entrypoint.sh", ".ci/run"),
         ),
     ),
-    Suite("fast", 120, ((*PYTEST, "-m", "not compose and not image and not netns"),)),
+    Suite("fast", 120, ((*PYTEST, "-m", "not compose and not image and not netns and not mesh30"),)),
     Suite(
         "image",
         240,
@@ -108,6 +108,7 @@ SUITES = (
         needs="image",
     ),
     Suite("simulation", 300, ((sys.executable, "-m", "tests.mesh.sim", "--seeds", "1000"),)),
+    Suite("thirty", 90, ((*PYTEST, "-m", "mesh30"),)),
     Suite("namespaces", 180, ((*PYTEST, "-m", "netns", "--durations=0"),), missing_namespaces),
     Suite("containers", 360, ((*PYTEST, "-m", "compose or image"),), missing_engine, needs="image"),
 )
