@@ -1,5 +1,6 @@
 """Profile texts for tests, and the problems or the profile that come of them."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import yaml
 from app.config import Configuration, load
 from app.errors import ConfigError, Problem
 
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ("full", "gateway", "inference", "mesh-gateway", "mesh-inference", "mesh-worker", "worker")
 WORKER = """\
 apiVersion: astromesh/v1
 kind: RuntimeConfig
@@ -31,6 +34,15 @@ spec:
       services: [inference]
 """
 MESH = WORKER[: WORKER.index("  peers:")] + "  mesh:\n    enabled: true\n    bind: 0.0.0.0:8000\n"
+
+
+def shipped_alone(folder: Path) -> str:
+    """A configuration folder, inside ``folder``, that has the profiles of the node and none that somebody added to the checkout."""
+    profiles = folder / "config" / "profiles"
+    profiles.mkdir(parents=True)
+    for name in SHIPPED:
+        shutil.copy(ROOT / "config" / "profiles" / f"{name}.yaml", profiles)
+    return str(folder / "config")
 
 
 def load_text(folder: Path, text: str | bytes, **environ: str) -> Configuration:
