@@ -48,6 +48,13 @@ def test_every_node_of_the_stack_is_locked_down_and_only_the_gateway_is_publishe
     assert services()["gateway"]["ports"] == ["${ASTROMESH_PUBLISH_HOST:-127.0.0.1}:${ASTROMESH_PUBLISH_PORT:-8000}:8000"]
 
 
+def test_the_files_that_hold_ones_own_secrets_reach_no_commit_and_no_image() -> None:
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    assert {".env", "docker-compose.override.yaml", "docker-compose.override.yml"} <= set(ignored)
+    for name in (".dockerignore", "tests/Dockerfile.dockerignore"):
+        assert "**/.env" in (ROOT / name).read_text().splitlines(), name
+
+
 def test_every_locked_package_has_hashes_and_the_tests_use_the_versions_that_ship() -> None:
     locks = {name: (ROOT / name).read_text() for name in ("requirements.lock", "requirements-dev.lock")}
     pins = {name: set(re.findall(r"^(\S+==\S+)", text, re.MULTILINE)) for name, text in locks.items()}
