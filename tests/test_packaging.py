@@ -8,10 +8,9 @@ from typing import Any
 import yaml
 
 from app import __version__
-from app.config.settings import VARIABLES
+from app.config.settings import OF_COMPOSE, VARIABLES
 
 ROOT = Path(__file__).resolve().parent.parent
-PUBLISHING = {"ASTROMESH_PUBLISH_HOST", "ASTROMESH_PUBLISH_PORT"}
 PROVIDERS = {"OLLAMA_HOST", "VLLM_BASE_URL", "TGI_BASE_URL", "OPENAI_BASE_URL", "OPENAI_API_KEY"}
 
 
@@ -28,9 +27,9 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert f"## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_the_stack_sets_only_variables_that_the_node_reads() -> None:
+def test_the_stack_names_only_variables_that_the_node_reads_and_those_known_as_its_own() -> None:
     named = set(re.findall(r"ASTROMESH_[A-Z_]+", (ROOT / "docker-compose.yaml").read_text()))
-    assert named - PUBLISHING <= set(VARIABLES)
+    assert named - set(VARIABLES) == OF_COMPOSE
 
 
 def test_only_the_inference_node_gets_the_providers_addresses_and_keys() -> None:

@@ -170,6 +170,11 @@ def test_an_unknown_variable_is_warned_about_with_the_nearest_name() -> None:
     assert load({"ASTROMESH_PROT": "1"}).warnings == ("ASTROMESH_PROT is not a variable of the node; did you mean `ASTROMESH_PORT`?",)
 
 
+def test_what_compose_alone_reads_is_not_warned_about() -> None:
+    assert load({"ASTROMESH_PUBLISH_HOST": "0.0.0.0", "ASTROMESH_PUBLISH_PORT": "9000"}).warnings == ()
+    assert len(load({"ASTROMESH_PUBLISH_PROT": "9000"}).warnings) == 1
+
+
 def test_empty_variables_count_as_unset() -> None:
     assert parse(dict.fromkeys(VARIABLES, "")) == parse({})
 
