@@ -150,7 +150,7 @@ def _profile_path(env: _Environment, folder: Path) -> Path:
 def _listed(folder: Path) -> str:
     """The names of the profiles that there are."""
     try:
-        return ", ".join(sorted(file.stem for file in folder.iterdir() if file.suffix == ".yaml")) or "nothing"
+        return ", ".join(sorted(file.stem for file in folder.iterdir() if file.suffix == ".yaml" and file.is_file())) or "nothing"
     except OSError as error:
         return f"nothing ({error.strerror})"
 

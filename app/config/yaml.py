@@ -135,7 +135,8 @@ class _Walk:
         self._visited += 1
         self._depth += 1
         if self._visited > _MAX_NODES or self._depth > _MAX_DEPTH:
-            raise ConfigError([Problem(self.file, "is too large or refers to itself", dotted(path[:5]), remedy="make it smaller")])
+            at = self._up_to_alias(path)
+            raise ConfigError([Problem(self.file, "is too large or refers to itself", dotted(at), self.lines[at], "make it smaller")])
         value = self._plain(node, path)
         self._depth -= 1
         return value
@@ -146,6 +147,13 @@ class _Walk:
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
         return self._scalar(node, path)
+
+    def _up_to_alias(self, path: YamlPath) -> YamlPath:
+        """Where an alias stands that leads on to ``path``: what is under it has the lines of its anchor, which come before."""
+        for length in range(1, len(path) + 1):
+            if self.lines[path[:length]] < self.lines[path[: length - 1]]:
+                return path[: length - 1]
+        return path[:5]
 
     def _mapping(self, node: yaml.MappingNode, path: YamlPath) -> dict[str, Any]:
         result: dict[str, Any] = {}

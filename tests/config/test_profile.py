@@ -75,8 +75,8 @@ def test_a_mistake_names_line_path_value_and_remedy(tmp_path: Path, old: str, ne
         ("a: 1\n---\nb: 2\n", "is not YAML: but found another document", 2),
         ("a: \x00", "is not YAML", None),
         ("[" * 200_000, "is nested more than 100 deep", 1),
-        ("a: &a {<<: *a}", "is too large or refers to itself", None),
-        ("a: &a [*a]", "is too large or refers to itself", None),
+        ("a: &a {<<: *a}", "is too large or refers to itself", 1),
+        ("b: 1\na: &a [*a]", "is too large or refers to itself", 2),
         ("x" * 5000, f"holds the value '{'x' * 76}… where a mapping is wanted", 1),
     ],
 )
@@ -88,11 +88,16 @@ def test_a_file_that_is_no_profile_at_all_is_told_in_one_problem(tmp_path: Path,
     assert "\n" not in str(problem)
 
 
-def test_a_bomb_of_aliases_is_refused_quickly(tmp_path: Path) -> None:
+def test_a_bomb_of_aliases_is_refused_quickly_with_the_line_where_it_goes_off(tmp_path: Path) -> None:
     text = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}, *a{n - 1}]\n" for n in range(1, 40))
-    assert "is too large" in problems_of(tmp_path, text)[0].message
+    [problem] = problems_of(tmp_path, text)
+    assert "is too large" in problem.message
+    assert problem.path
+    assert problem.line == line_of(text, f"\n{problem.path}:") + 1
     merges = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 40))
-    assert "is too large" in problems_of(tmp_path, merges)[0].message
+    [problem] = problems_of(tmp_path, merges)
+    assert "is too large" in problem.message
+    assert problem.line == line_of(merges, f"\n{problem.path}:") + 1
 
 
 def test_an_unreadable_file_is_a_problem(tmp_path: Path) -> None:

@@ -57,6 +57,15 @@ def test_an_unknown_profile_or_role_lists_what_there_is(tmp_path: Path) -> None:
     assert "nothing (No such file or directory)" in problem
 
 
+def test_only_files_are_listed_as_profiles(tmp_path: Path) -> None:
+    shipped = shipped_alone(tmp_path)
+    (tmp_path / "config" / "profiles" / "folder.yaml").mkdir()
+    (tmp_path / "config" / "profiles" / "own.yaml").write_text(WORKER)
+    [problem] = refused({"ASTROMESH_PROFILE": "folder", "ASTROMESH_CONFIG_DIR": shipped})
+    assert problem.endswith("mesh-worker, own, worker")
+    assert problem.count("folder") == 1
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
