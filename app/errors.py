@@ -25,6 +25,7 @@ NodeError (500 internal_error)
 ├── ServiceUnavailable (503 service_unavailable)
 │   ├── StoreUnavailable (503 store_unavailable)
 │   └── NotBegun (503 not_begun): nothing has happened here, another node may be asked
+├── ShuttingDown (503 shutting_down): begun here and given up at the end of the drain
 ├── DeadlineExceeded (504 deadline_exceeded)
 ├── AnsweredError (as answered): another node's or service's own error answer
 └── ConfigError (exit 78): the configuration, with every problem in it
@@ -151,6 +152,12 @@ class NotBegun(ServiceUnavailable):
 
     def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
         super().__init__(message, headers={"Retry-After": str(retry_after_s), "X-Astromesh-Not-Begun": "1"})
+
+
+class ShuttingDown(NodeError):
+    """Without Retry-After, unlike NotBegun: a part of the work may be done, so whether to repeat it is for the client to say."""
+
+    status, code = 503, "shutting_down"
 
 
 class DeadlineExceeded(NodeError):

@@ -143,7 +143,7 @@ async def test_sigterm_under_a_chat_lets_it_finish_refuses_new_work_and_exits_0(
     assert await node.exit_code(SOON_S) == 0
 
 
-async def test_an_idle_stream_ends_with_an_error_event_at_the_drain_deadline_and_the_node_exits_0(world: World) -> None:
+async def test_an_idle_stream_ends_at_the_drain_deadline_with_an_error_event_that_says_so_and_the_node_exits_0(world: World) -> None:
     node = await world.full(ASTROMESH_DRAIN_S="1")
     async with world.ask(node, stream=True) as response:
         events = sse.decode(response.content.iter_any())
@@ -151,7 +151,7 @@ async def test_an_idle_stream_ends_with_an_error_event_at_the_drain_deadline_and
         node.signal(signal.SIGTERM)
         rest = [event async for event in events]
     assert [event.name for event in rest] == ["error"]
-    assert json.loads(rest[0].data)["error"]["code"] == "deadline_exceeded"
+    assert json.loads(rest[0].data)["error"]["code"] == "shutting_down", "a client can tell it from its own deadline"
     assert await node.exit_code(SOON_S) == 0
 
 
@@ -166,13 +166,14 @@ async def test_a_client_that_does_not_read_its_stream_does_not_keep_the_node(wor
         assert await node.exit_code(1 + SOON_S) == 0
 
 
-async def test_what_is_no_stream_of_events_is_cut_at_the_drain_deadline_with_a_clear_error(world: World) -> None:
+async def test_what_is_no_stream_of_events_is_cut_at_the_drain_deadline_with_an_error_of_its_own(world: World) -> None:
     node = await world.full(ASTROMESH_DRAIN_S="0.4")
     chat = asyncio.create_task(world.ask(node).__aenter__())
     await asyncio.wait_for(world.model.begun.wait(), 10)
     node.signal(signal.SIGTERM)
     response = await chat
-    assert (response.status, (await response.json())["error"]["code"]) == (504, "deadline_exceeded")
+    assert (response.status, (await response.json())["error"]["code"]) == (503, "shutting_down")
+    assert not {"Retry-After", "X-Astromesh-Not-Begun"} & set(response.headers), "it has begun: nobody repeats it unasked"
     assert await node.exit_code(SOON_S) == 0
 
 

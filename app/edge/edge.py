@@ -15,7 +15,7 @@ from app.edge.auth import Auth
 from app.edge.cycle import CYCLE
 from app.edge.exchange import EndedError, Exchange, too_large
 from app.edge.head import Head, read_head, request_id_of
-from app.errors import DeadlineExceeded, NodeError, NotBegun, NotFound, RequestTimeout
+from app.errors import DeadlineExceeded, NodeError, NotBegun, NotFound, RequestTimeout, ShuttingDown
 
 log = logging.getLogger("app.edge")
 access_log = logging.getLogger("app.access")
@@ -163,7 +163,8 @@ class Edge:
         if exchange.ended_by == "client_gone":
             return
         if exchange.ended_by == "drain":
-            raise DeadlineExceeded("The node shut down before this answer was finished; ask again.") from error
+            told = "This node shut down before the answer was finished, and may have done a part of what was asked"
+            raise ShuttingDown(f"{told}; ask again where that does no harm, another node will answer.") from error
         if exchange.ended_by == "body_idle":
             exchange.closing = True
             raise RequestTimeout(f"The body stood still for {self._api.body_idle_timeout_s:g} s; send it without pauses.") from error
