@@ -96,7 +96,7 @@ class Runner:
         history: Sequence[Message] = question.messages
         asked = [message for message in question.messages if message["role"] in _STORED]
         if agent.memory_turns is not None and question.session is not None:
-            self._check_size(asked)
+            self._check_size(agent, asked)
             conversation = Conversation(self._locate, agent.name, question.session)
             history = mend([*await conversation.recall(agent.memory_turns), *question.messages])
         if not history:
@@ -110,12 +110,13 @@ class Runner:
             agent.name, answer, outcome, loop.steps, loop.usage, question.session, current().trace_id, handed_over=loop.handed_over
         )
 
-    def _check_size(self, asked: Sequence[Message]) -> None:
+    def _check_size(self, agent: Agent, asked: Sequence[Message]) -> None:
         """Before anything is done for it: a question that memory would refuse afterwards is refused now."""
         size, limit = size_of(asked), self._settings.question_bytes
         if size > limit:
             told = f"The question has {size} bytes; an agent with memory takes at most {limit} (spec.agents.question_bytes)"
-            raise BodyTooLarge(f"{told}. Send less, or ask without a session.")
+            # A run always has a session, one of its own where the caller names none: the remedy has to hold for both ways of asking.
+            raise BodyTooLarge(f"{told}. Send less, or ask agent/{agent.name} by a chat completion without a session, which keeps nothing.")
 
     def _loop(self, agent: Agent, question: Question, emit: Emit) -> Loop:
         usage = Usage()

@@ -116,6 +116,22 @@ async def test_a_question_that_memory_has_no_room_for_is_refused_before_any_work
         await ask(app, "é" * 400)
 
 
+@pytest.mark.parametrize("session", [{}, {"session_id": "s-1"}])
+async def test_a_question_too_large_for_memory_is_told_a_remedy_that_works_for_runs_and_for_chat_completions(
+    tmp_path: Path, session: dict[str, str]
+) -> None:
+    agent_file(tmp_path, memory=REMEMBERS)
+    chat = {"model": "agent/tester", "messages": [{"role": "user", "content": "x" * 2000}]}
+    asked = {"/v1/agents/tester/run": {"query": "x" * 2000, **session}, "/v1/chat/completions": {**chat, "session_id": "s-2"}}
+    memory = Memory()
+    async with agents(tmp_path, Neighbours(inference=ScriptedModel(["Noted."]), memory=memory), {"question_bytes": 1000}) as app:
+        for path, body in asked.items():
+            with pytest.raises(BodyTooLarge, match="ask agent/tester by a chat completion without a session, which keeps nothing"):
+                await post(app, path, body)
+        assert (await post(app, "/v1/chat/completions", chat))["choices"][0]["message"]["content"] == "Noted."
+    assert memory.requests == []
+
+
 async def test_a_question_that_no_cutting_makes_fit_is_the_callers_413(tmp_path: Path) -> None:
     with pytest.raises(BodyTooLarge, match=r"spec\.memory\.max_turn_bytes"):
         await remembered(tmp_path, ["Done."], query="x" * 5000)
