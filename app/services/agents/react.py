@@ -74,7 +74,7 @@ class Loop:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._call(call, slots)) for call in calls]
         for call, result in zip(calls, (task.result() for task in tasks), strict=True):
-            self.added.append({"role": "tool", "tool_call_id": call.id, "name": call.name, "content": result.text})
+            self.added.append({"role": "tool", "tool_call_id": call.id, "name": call.name, "content": result.content})
             self.steps[-1]["tool_calls"].append({**call_row(call), **result.as_json()})
 
     async def _call(self, call: ToolCall, slots: asyncio.Semaphore) -> ToolResult:

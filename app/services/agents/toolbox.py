@@ -23,13 +23,18 @@ _HANDED_OVER = "The call was handed to the client, who carries it out; its resul
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """``status`` is ok, error, or client (handed over); ``text`` is what the model is told; ``value`` is the result as JSON."""
+    """``status`` is ok, error, or client (handed over); ``text`` is the result, or what went wrong; ``value`` is the result as JSON."""
 
     call: ToolCall
     status: str
     text: str
     value: Any
     duration_ms: float = 0.0
+
+    @property
+    def content(self) -> str:
+        """What the model is told: without the word, a sentence on what went wrong would pass for a result."""
+        return f"Error: {self.text}" if self.status == "error" else self.text
 
     def as_json(self) -> dict[str, Any]:
         outcome = {"error": self.text} if self.status == "error" else {"result": self.value}

@@ -265,7 +265,7 @@ def _value(content: str) -> tuple[str, bool]:
     try:
         found: Any = json.loads(content)
     except (ValueError, RecursionError):
-        return content, content.lower().startswith("error")
+        return re.sub(r"(?i)^error:\s*", "", content), content.lower().startswith("error")
     while isinstance(found, Mapping):
         if (error := found.get("error")) or found.get("status") == "error":
             return str(error.get("message", error) if isinstance(error, Mapping) else error or "it gave no reason"), True

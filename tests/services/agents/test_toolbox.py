@@ -72,7 +72,7 @@ def fail(error: Exception) -> Any:
         (("flaky", {"how": "timeout"}), "did not answer within 0.05 s"),
     ],
 )
-async def test_what_goes_wrong_with_a_tool_is_told_to_the_model(tmp_path: Path, wanted: tuple[str, Any], said: str) -> None:
+async def test_what_goes_wrong_with_a_tool_is_told_to_the_model_as_an_error(tmp_path: Path, wanted: tuple[str, Any], said: str) -> None:
     agent_file(tmp_path, tools=[{"name": "flaky", "type": "builtin"}])
     stuck = Stuck()
     failures: dict[str, Any] = {
@@ -88,7 +88,7 @@ async def test_what_goes_wrong_with_a_tool_is_told_to_the_model(tmp_path: Path, 
     [used] = result["steps"][0]["tool_calls"]
     assert (used["status"], result["answer"]) == ("error", "I could not.")
     assert said in used["error"]
-    assert said in told(model.requests[1])[0]
+    assert told(model.requests[1]) == [f"Error: {used['error']}"]
     assert stuck.cancelled.is_set() == ("timeout" in str(wanted))
 
 
@@ -155,7 +155,7 @@ async def test_agents_that_call_themselves_stop_at_the_depth_limit(tmp_path: Pat
     async with agents(tmp_path, Neighbours(inference=model), {"max_depth": 2}) as app:
         result = await ask(app, name="mirror")
     assert model.depths == [0, 1, 2, 2, 1, 0]
-    assert told(model.requests[3]) == ["Agents may call agents 2 deep; answer without 'again'."]
+    assert told(model.requests[3]) == ["Error: Agents may call agents 2 deep; answer without 'again'."]
     assert result["answer"] == "Top."
 
 

@@ -377,3 +377,8 @@ def test_a_system_message_is_never_taken_for_the_question(others: list[dict[str,
     text, calls = respond({"messages": [prompt, *others], "tools": TOOLS})
     assert text
     assert (calls, "brief" in text, "blue" in text, "You asked" in text) == ([], False, False, False)
+
+
+def test_a_tools_error_is_told_as_one_and_not_as_the_value_of_the_expression() -> None:
+    messages = after("What is 1/0?", ("calculator", {"expression": "1/0"}, "Error: Division by zero has no result."))
+    assert told(*messages) == "calculator failed: Division by zero has no result."
