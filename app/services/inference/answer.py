@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.errors import InvalidBody
 from app.services.inference.provider import Chunk
 
 
@@ -59,6 +60,14 @@ def embeddings(model: str, vectors: Sequence[Sequence[float]], tokens: int, enco
 
     data = [{"object": "embedding", "index": index, "embedding": encode(vector)} for index, vector in enumerate(vectors)]
     return {"object": "list", "data": data, "model": model, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+
+
+def for_one_answer(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The request, for a provider that has one answer to give. Raises InvalidBody where it asks for more."""
+    if (wanted := request.get("n")) not in (None, 1):
+        told = f"$.n: is {json.dumps(wanted)[:80]}, and model {request['model']!r} gives one answer"
+        raise InvalidBody(f"{told}; leave it out, or ask another model.", param="$.n")
+    return request
 
 
 def finished(chunk: Mapping[str, Any]) -> set[int]:

@@ -24,7 +24,7 @@ from typing import Any
 
 from app.errors import BadRequest
 from app.services.inference import features
-from app.services.inference.answer import Answer, text_of, tool_call, usage
+from app.services.inference.answer import Answer, for_one_answer, text_of, tool_call, usage
 from app.services.inference.places import find_zones
 from app.services.inference.provider import Chunk, ProviderSpec
 
@@ -119,7 +119,7 @@ class Builtin:
 
 def _reply(request: Mapping[str, Any]) -> tuple[list[str], list[Call], str, dict[str, int]]:
     """Words, calls, finish_reason and usage; words are the tokens."""
-    text, calls = respond(request)
+    text, calls = respond(for_one_answer(request))
     words = re.findall(r"\s*\S+", text)
     limit = request.get("max_completion_tokens") or request.get("max_tokens") or len(words)
     finish = "tool_calls" if calls else "length" if limit < len(words) else "stop"

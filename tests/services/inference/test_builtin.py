@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.body import check, validator
+from app.errors import InvalidBody
 from app.services.inference.builtin import OWNED_BY, respond
 from app.services.inference.places import find_zones
 from tests.services.inference.fakes import QUESTION, SCHEMA, ask, content_of, events, inference
@@ -382,3 +383,13 @@ def test_a_system_message_is_never_taken_for_the_question(others: list[dict[str,
 def test_a_tools_error_is_told_as_one_and_not_as_the_value_of_the_expression() -> None:
     messages = after("What is 1/0?", ("calculator", {"expression": "1/0"}, "Error: Division by zero has no result."))
     assert told(*messages) == "calculator failed: Division by zero has no result."
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_several_answers_are_refused_rather_than_silently_one(tmp_path: Path, stream: bool) -> None:
+    async with inference(tmp_path) as app:
+        with pytest.raises(InvalidBody, match=r"n: is 2, and model 'builtin' gives one answer; leave it out") as raised:
+            await ask(app, "/v1/chat/completions", {**QUESTION, "model": "builtin", "n": 2, "stream": stream})
+        assert raised.value.param == "$.n"
+        for one in (1, None):
+            assert content_of(await events(app, "builtin", n=one))
