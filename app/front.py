@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app import paths
 from app.body import JSONAnswer, parse_json, require_json
 from app.context import CURRENT, current
-from app.errors import InvalidBody, MethodNotAllowed, ModelNotFound, NotBegun, NotFound
+from app.errors import BadRequest, InvalidBody, MethodNotAllowed, ModelNotFound, NotBegun, NotFound
 from app.gather import LISTINGS, Gatherer
 from app.placement import Placement
 from app.session import NO_STORE, check_session_id, new_session_id
@@ -77,7 +77,7 @@ class Front:
         model = DEFAULT_MODEL if body.get("model") is None else body["model"]
         if not isinstance(model, str) or not model:
             raise InvalidBody(f"$.model: is {json.dumps(model)[:80]}; name one of the models that GET /v1/models lists.", param="$.model")
-        session = _session_in(body) or current().session
+        session = _session(body)
         if model.startswith(AGENT_PREFIX):
             await self._agent(model.removeprefix(AGENT_PREFIX), session, request)
         else:
@@ -86,7 +86,7 @@ class Front:
     async def _run(self, agent: str, scope: Scope, receive: Receive, send: Send) -> None:
         raw, body = await self._json_body(scope, receive)
         try:
-            session = _session_in(body) or current().session or new_session_id(self._placement.store_for_new_session())
+            session = _session(body) or new_session_id(self._placement.store_for_new_session())
             await self._agent(agent, session, (scope, _replay(raw, receive), send))
         finally:
             self._held -= len(raw)
@@ -121,9 +121,16 @@ class Front:
         return raw, body
 
 
-def _session_in(body: Mapping[str, Any]) -> str | None:
-    session = body.get("session_id")
-    return check_session_id(session) if isinstance(session, str) else None
+def _session(body: Mapping[str, Any]) -> str | None:
+    """The session that the body or the request's header names. Raises BadRequest where they name two: which of the conversations is meant
+    nobody can tell, and a guess would put the turn into the wrong one."""
+    named, header = body.get("session_id"), current().session
+    if not isinstance(named, str):
+        return header
+    if header not in (None, check_session_id(named)):
+        told = f"The body's session_id is {named!r} and the header X-Session-Id {header!r}"
+        raise BadRequest(f"{told}; send one of the two, or the same in both.", param="session_id")
+    return named
 
 
 def _replay(raw: bytes, receive: Receive) -> Receive:

@@ -125,15 +125,26 @@ async def test_where_no_store_is_known_a_session_names_none(nodes: Spine, client
     assert store_of(told["session"]) == NO_STORE
 
 
-async def test_a_session_in_the_body_wins_over_the_header_and_the_header_over_a_new_one(
-    nodes: Spine, client: aiohttp.ClientSession
-) -> None:
+async def test_a_session_is_named_by_the_body_or_the_header_before_a_new_one_is_made(nodes: Spine, client: aiohttp.ClientSession) -> None:
     node = await nodes.node("full", {"agents": agents("a"), "inference": inference("m")})
     run, chat = f"{node.url}/v1/agents/a/run", f"{node.url}/v1/chat/completions"
-    assert (await post(client, run, {"session_id": "mine"}, X_Session_Id="other"))[1]["session"] == "mine"
+    assert (await post(client, run, {"session_id": "mine"}))[1]["session"] == "mine"
+    assert (await post(client, run, {"session_id": "mine"}, X_Session_Id="mine"))[1]["session"] == "mine"
     assert (await post(client, run, {}, X_Session_Id="other"))[1]["session"] == "other"
     assert (await post(client, chat, {"model": "agent/a", "session_id": "mine"}))[1]["session"] == "mine"
     assert (await post(client, chat, {"model": "agent/a"}))[1]["session"] is None  # the messages are the whole history
+
+
+@pytest.mark.parametrize("path", ["/v1/agents/a/run", "/v1/chat/completions"])
+async def test_two_different_sessions_in_one_request_are_refused_and_both_named(
+    nodes: Spine, client: aiohttp.ClientSession, path: str
+) -> None:
+    node = await nodes.node("full", {"agents": agents("a"), "inference": inference("m")})
+    for model in ("agent/a", "m"):
+        status, told = await post(client, node.url + path, {"model": model, "session_id": "mine"}, X_Session_Id="other")
+        assert (status, told["error"]["code"], told["error"]["param"]) == (400, "invalid_request", "session_id")
+        assert "'mine'" in told["error"]["message"]
+        assert "'other'" in told["error"]["message"]
 
 
 async def test_models_are_those_of_inference_and_the_ready_agents(nodes: Spine, client: aiohttp.ClientSession) -> None:
