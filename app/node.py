@@ -32,7 +32,7 @@ from app.node_client import NodeClient
 from app.peers.peer import Peer, Peers
 from app.peers.static import StaticPeers
 from app.placement import LocalService, Placement
-from app.server import Server, base_url, leave_url, listen
+from app.server import Server, base_url, leave_url, listen, told_address
 from app.services import SERVICES
 from app.services.contract import NodeContext, Service
 from app.session import NO_STORE
@@ -153,7 +153,7 @@ class Node:
             await stack.enter_async_context(self._upstream)
             await self._open_services(stack)
             edge = _open_to(self._profile.api.cors_origins, self._edge)
-            server = Server(edge, self._profile.api, self._settings.node_name, lambda: self._announce(base_url(listeners[0])))
+            server = Server(edge, self._profile.api, self._settings.node_name, lambda: self._announce(listeners[0]))
             stack.callback(server.close)
             async with asyncio.TaskGroup() as group:
                 work = [group.create_task(service.run()) for service in self._services.values()]
@@ -197,10 +197,11 @@ class Node:
         if problems:
             raise ConfigError(problems)
 
-    def _announce(self, url: str) -> None:
+    def _announce(self, listener: socket.socket) -> None:
+        url = base_url(listener)
         services = ", ".join(self._services) or "no services"
         log.info("Astromesh node %s (%s) of profile %s serves %s", self._settings.node_name, __version__, self._profile.name, services)
-        log.info("listening on %s", url)
+        log.info("listening on %s", told_address(listener))
         leave_url(url)
         # What was made at start stays; looking through it again and again cost 10 % of the throughput and doubled the 99th percentile.
         gc.freeze()

@@ -79,6 +79,13 @@ def base_url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def told_address(listener: socket.socket) -> str:
+    """The URL, and where that is one of many, the address in truth: a node in a container that said 127.0.0.1 alone would seem shut off."""
+    host, port = listener.getsockname()[:2]
+    url = base_url(listener)
+    return url if host not in ("0.0.0.0", "::") else f"{url} (at every address of this machine: {host} port {port})"  # noqa: S104
+
+
 def leave_url(url: str) -> None:
     """Write the URL where the container's health check looks for it; elsewhere nobody minds when that fails."""
     path = Path(tempfile.gettempdir()) / "astromesh.url"

@@ -266,6 +266,17 @@ async def test_background_work_that_fails_stops_the_node_with_1_and_its_reason(t
     assert b"the background work broke" in log
 
 
+@pytest.mark.parametrize(("host", "reached", "form"), [("0.0.0.0", "127.0.0.1", "text"), ("127.0.0.1", "127.0.0.1", "json")])
+async def test_a_node_tells_the_url_it_answers_at_and_the_address_it_listens_on(world: World, host: str, reached: str, form: str) -> None:
+    node = await world.full(ASTROMESH_HOST=host, ASTROMESH_LOG_FORMAT=form)
+    assert node.url.startswith(f"http://{reached}:")
+    assert await status_of(world, f"{node.url}/livez") == 200
+    assert (world.folder / "astromesh.url").read_text() == node.url, "what the health check reads is the URL alone"
+    line = await node.wait_for_log("listening on")
+    every = f"(at every address of this machine: 0.0.0.0 port {node.url.rsplit(':', 1)[1]})"
+    assert (every in line) == (host == "0.0.0.0")
+
+
 # Logs and secrets
 
 
