@@ -46,6 +46,8 @@ from app.upstream import Upstream
 KEEPS_A_STORE = frozenset({"memory"})
 NOTICE_S = 1.0
 """How long a draining node still takes new work, so that load balancers see its readiness fail first; at most a quarter of the drain."""
+LETTING_GO_S = 0.5
+"""How long a node that ends in whatever way waits for requests whose clients are cut off. They end at once, or hang."""
 _OWN_PATHS = ("/livez", "/readyz", "/v1/health", "/v1/system", "/v1/mesh")
 log = logging.getLogger("app.node")
 
@@ -154,6 +156,7 @@ class Node:
             await self._open_services(stack)
             edge = _open_to(self._profile.api.cors_origins, self._edge)
             server = Server(edge, self._profile.api, self._settings.node_name, lambda: self._announce(listeners[0]))
+            stack.push_async_callback(self._let_go)
             stack.callback(server.close)
             async with asyncio.TaskGroup() as group:
                 work = [group.create_task(service.run()) for service in self._services.values()]
@@ -230,6 +233,13 @@ class Node:
                     await self._edge.wait_idle()
         if self.membership:
             await self.membership.leave()
+
+    async def _let_go(self) -> None:
+        """The clients' connections are closed: let their requests end by that, before the connections to peers and providers are closed
+        under them, which they would take for a failure of those."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LETTING_GO_S):
+                await self._edge.wait_idle()
 
 
 def _mesh_keys(settings: Settings) -> Keys | None:

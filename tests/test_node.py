@@ -202,6 +202,23 @@ async def test_a_second_signal_ends_it_at_once(world: World, number: signal.Sign
         assert (await chat).status >= 500
 
 
+async def test_a_second_signal_is_not_blamed_on_the_peers_that_work_for_the_node(world: World) -> None:
+    worker = await world.full()
+    gateway_profile = profile(world.folder / "gateway.yaml", [], peers={"worker": (worker.url, ALL)})
+    gateway = await nodes.start(world.stack, gateway_profile, world.folder / "gateway", ASTROMESH_DRAIN_S="60")
+    chats = [asyncio.create_task(world.ask(gateway, stream=stream).__aenter__()) for stream in (False, True)]
+    await asyncio.wait_for(world.model.begun.wait(), 10)
+    stream = await chats[1]
+    gateway.signal(signal.SIGTERM)
+    await gateway.wait_for_log("draining: 2 requests in flight")
+    gateway.signal(signal.SIGTERM)
+    assert await gateway.exit_code(SOON_S) == 1
+    with suppress(aiohttp.ClientError):
+        await chats[0]
+    stream.close()
+    assert not [line for line in gateway.log if "left the routing view" in line or " error " in line or "Traceback" in line]
+
+
 # Starting, and what stops a node
 
 
