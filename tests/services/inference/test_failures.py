@@ -313,7 +313,7 @@ async def test_a_fallback_answers_for_a_provider_that_fails(tmp_path: Path) -> N
 async def test_a_fallback_answers_when_the_first_content_does_not_come(tmp_path: Path) -> None:
     first = openai_server("m1").on(CHAT, streams(delta(role="assistant"), then="hang"))
     second = openai_server("m2").on(CHAT, streams(delta("b", "stop"), DONE))
-    async with inference(tmp_path, {"fallbacks": ["m2"], "first_token_timeout_s": 0.2}, first=first, second=second) as app:
+    async with inference(tmp_path, {"fallbacks": ["m2"], "first_token_timeout_s": 1.0}, first=first, second=second) as app:
         await events(app, "m2")
         assert content_of(await events(app)) == "b"
 
