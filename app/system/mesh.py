@@ -43,7 +43,7 @@ class MeshRoutes:
         return self._membership
 
     async def _state(self, request: Request) -> JSONAnswer:
-        return JSONAnswer(self._mesh().state())
+        return JSONAnswer(self._mesh().report.state())
 
     async def _take(self, request: Request) -> Response:
         """One message of another node; on leave also a person's request that this node leave."""

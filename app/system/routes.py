@@ -93,7 +93,7 @@ class System:
                 }
                 for peer in placement.peers.all()
             ],
-            "mesh": view.membership.summary() if view.membership else None,
+            "mesh": view.membership.report.summary() if view.membership else None,
         }
         return JSONAnswer(body)
 
