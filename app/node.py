@@ -101,7 +101,7 @@ class Node:
         else:
             self.membership = Membership(self._self(local), profile.mesh, client, (self._upstream, signer), self._registry)
             self.peers = self.membership.peers
-        self._placement = Placement(local, missing, self.peers, Forwarder(client, self.peers, self._registry))
+        self._placement = Placement(self.node_id, local, missing, self.peers, Forwarder(client, self.peers, self._registry))
         view = NodeView(
             settings.node_name,
             self.node_id,

@@ -23,6 +23,8 @@ from app.services import SERVICES
 from app.services.contract import Facts, Service
 from app.session import NO_STORE, rank_stores, store_of
 
+_FORWARDED = tuple(name for name, entry in SERVICES.items() if entry.forwarded)
+
 
 class LocalService:
     """A mounted service as an ASGI app: its routes with and without a trailing slash, unknown paths and methods as errors."""
@@ -61,9 +63,11 @@ def translate(error: HTTPException, scope: Scope) -> NodeError:
 
 
 class Placement:
-    """``missing`` are services that the profile enables and this build lacks; they are answered 503 by name."""
+    """``missing`` are services that the profile enables and this build lacks; they are answered 503 by name. ``node_id`` is this node's: a
+    peer that turns out to be the node itself is never asked."""
 
-    def __init__(self, local: Mapping[str, LocalService], missing: Sequence[str], peers: Peers, forwarder: Forwarder) -> None:
+    def __init__(self, node_id: str, local: Mapping[str, LocalService], missing: Sequence[str], peers: Peers, forwarder: Forwarder) -> None:
+        self._node_id = node_id
         self.local = local
         self._missing = frozenset(missing)
         self.peers = peers
@@ -126,21 +130,47 @@ class Placement:
         keeping = [peer for peer in self.peers.all() if peer.offers("memory") or peer.reaches("memory")]
         return {own} - {None} | {peer.store_id for peer in keeping if peer.store_id and counts(peer)}  # type: ignore[return-value]
 
-    def reaches(self) -> list[str]:
-        """The services that are not here and that a direct peer offers now."""
-        offered = {service for peer in self.peers.all() if peer.usable for service in peer.services if peer.offers(service)}
-        return sorted(offered - set(self.local))
+    def reaches(self) -> dict[str, int]:
+        """The services that are not here and can be had now, and over how many nodes: 1 where a direct peer offers it, one more than the
+        peer itself says where a peer reaches it.
+
+        What a node tells a node that asks leaves out what lies behind the asker, and what is further than the hop limit lets a request of
+        the asker's come. So what two peers tell each other never comes back to either, and round a longer circle a distance only grows:
+        once nobody offers a service, nobody says for longer than it takes to ask three nodes that it can be reached.
+        """
+        passed = self._passed()
+        found: dict[str, int] = {}
+        for peer in self.peers.all():
+            for service in _FORWARDED if peer.usable and peer.node_id not in passed else ():
+                behind = 0 if peer.offers(service) else self._behind(peer, service)
+                if behind is not None and service not in self.local and service not in self._missing:
+                    found[service] = min(behind + 1, found.get(service, MAX_HOPS))
+        return found
 
     def askable(self, services: Sequence[str]) -> list[Peer]:
         """The peers to ask for a list that a person expects whole: those that offer or reach any of the services."""
-        passed = current().hops
-        if len(passed) >= MAX_HOPS:
+        passed = self._passed()
+        if len(current().hops) >= MAX_HOPS:
             return []
         return [
             peer
             for peer in self.peers.all()
-            if peer.node_id not in passed and any(service in peer.services or peer.reaches(service) for service in services)
+            if peer.node_id not in passed
+            and any(service in peer.services or self._behind(peer, service) is not None for service in services)
         ]
+
+    def _passed(self) -> tuple[str, ...]:
+        """The ids of the nodes that the request must not come to again: those that it has passed, and this one."""
+        return (*current().hops, self._node_id)
+
+    @staticmethod
+    def _behind(peer: Peer, service: str) -> int | None:
+        """How often a peer that lacks the service would pass a request on, by what it says; None where it cannot, or not often enough."""
+        told = peer.facts.reaches if peer.facts else None
+        if not told:
+            return None
+        distances = (each for each in range(1, MAX_HOPS - len(current().hops)) if as_told(service, each) in told)
+        return next(distances, None)
 
     def _at_home(self, session: str) -> ASGIApp:
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -157,7 +187,7 @@ class Placement:
         return self._elsewhere("memory", None, lambda peer: store in (peer.store_id, NO_STORE))
 
     def _holders(self, service: str, key: str | None) -> list[Peer]:
-        passed = current().hops
+        passed = self._passed()
         offering = [peer for peer in self.peers.all() if peer.facts and peer.offers(service) and peer.node_id not in passed]
         return [peer for peer in offering if peer.has(service, key)]
 
@@ -179,8 +209,8 @@ class Placement:
         return (peer for peer in self._in_order(service, key) if among(peer))
 
     def _in_order(self, service: str, key: str | None) -> Iterator[Peer]:
-        context = current()
-        known = [peer for peer in self.peers.all() if not (peer.node_id and peer.node_id in context.hops)]
+        context, passed = current(), self._passed()
+        known = [peer for peer in self.peers.all() if peer.node_id not in passed]
         direct = [peer for peer in known if peer.offers(service)]
         # Where some have the key, one that has not would only answer 404.
         direct = [peer for peer in direct if peer.has(service, key)] or direct
@@ -189,13 +219,20 @@ class Placement:
         if len(usable) < len(direct):
             _count_skipped(direct, usable)
         yield from _by_store(session, usable)
-        beyond = [peer for peer in known if peer.reaches(service) and peer not in direct]
-        yield from _by_store(session, [peer for peer in beyond if peer.usable])
+        ways = [(behind, peer) for peer in known if (behind := self._behind(peer, service)) is not None and peer not in direct]
+        for distance in sorted({behind for behind, _ in ways}):
+            yield from _by_store(session, [peer for behind, peer in ways if behind == distance and peer.usable])
+        beyond = [peer for _, peer in ways]
         yield from [peer for peer in (*direct, *beyond) if peer.state == "suspect"]
 
     def _absent(self, service: str) -> list[str]:
         named = [peer for peer in self.peers.all() if service in peer.services]
         return [f"{peer.name}: {peer.reason or ('it does not have it' if peer.facts else 'not heard from yet')}" for peer in named]
+
+
+def as_told(service: str, distance: int) -> str:
+    """A service that a node reaches, as it tells other nodes: the bare name where one of its peers offers it, else with the distance."""
+    return service if distance == 1 else f"{service}/{distance}"
 
 
 def _count_skipped(peers: list[Peer], usable: list[Peer]) -> None:

@@ -1,6 +1,7 @@
 """Whole nodes inside the test's own loop, on real sockets, with services of the test's making: for edge, placement and forwarding."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -42,6 +43,12 @@ def service(*routes: BaseRoute, keys: Sequence[str] | None = None, store_id: str
     """A service class with these routes, keys (None: any) and store."""
     facts = Facts(None if keys is None else frozenset(keys), store_id)
     return type("Service", (FakeService,), {"routes": routes, "told": facts})
+
+
+def free_port() -> int:
+    """A port for a node whose address others have to know before it runs."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
 
 
 def static(node: Node) -> StaticPeers:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from starlette.routing import Route
 from app.context import current
 from app.errors import SessionNotFound
 from app.session import new_session_id, rank_stores
-from tests.spine import FakeService, Spine, service, spine
+from tests.spine import FakeService, Spine, free_port, service, spine
 
 STORES = ["a" * 12, "b" * 12, "c" * 12]
 
@@ -52,11 +51,6 @@ class Store:
         elif conversation not in self.kept:
             raise SessionNotFound("nothing here")
         return JSONResponse({"store": self.id, "turns": self.kept[conversation]})
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 async def gateway_and_stores(nodes: Spine, *stores: Store) -> str:

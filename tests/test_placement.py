@@ -21,7 +21,7 @@ from app.errors import NotFound
 from app.node import Node
 from app.session import NO_STORE, new_session_id
 from tests.nodes import profile
-from tests.spine import FakeService, Spine, service, spine, static
+from tests.spine import FakeService, Spine, free_port, service, spine, static
 
 STORES = ["a" * 12, "b" * 12]
 
@@ -123,6 +123,91 @@ async def test_why_nobody_answers_is_told_with_each_peers_reason(nodes: Spine, c
     assert "tools" in message
     assert "dead" in message
     assert "refused" in message
+
+
+def model(name: str) -> type[FakeService]:
+    async def listed(request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [{"id": "m", "object": "model"}]})
+
+    async def answer(request: Request) -> Response:
+        return JSONResponse({"node": name})
+
+    return service(Route("/v1/models", listed), Route("/v1/chat/completions", answer, methods=["POST"]))
+
+
+def no_agents() -> type[FakeService]:
+    async def listed(request: Request) -> Response:
+        return JSONResponse({"agents": []})
+
+    return service(Route("/v1/agents", listed))
+
+
+async def reached(client: aiohttp.ClientSession, node: Node, *asked_by: Node) -> list[str]:
+    """What the node says that it reaches, to a person, or to a node at the end of these."""
+    hops = {"X-Astromesh-Forwarded": ",".join(each.node_id for each in asked_by)} if asked_by else {}
+    async with client.get(f"{node.url}/v1/system/status", headers=hops) as response:
+        return list((await response.json())["reaches"])
+
+
+async def test_what_a_gateway_lists_it_also_serves_however_many_nodes_are_on_the_way(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    made = [await nodes.node("far", {"inference": model("far")})]
+    for name, services in (("worker", {"agents": no_agents()}), ("gateway", {}), ("front", {}), ("foremost", {})):
+        before = made[-1]
+        made.append(await nodes.node(name, services, peers={"next": (before.url, ["inference" if before is made[0] else "agents"])}))
+    for node in made[1:]:
+        async with client.get(f"{node.url}/v1/models") as response:
+            listed = "m" in [row["id"] for row in (await response.json())["data"]]
+        assert listed == (node is not made[4]), "a request passes three nodes and no more"
+        assert await answered_by(client, node.url, "/v1/chat/completions") == ("far" if listed else "service_unavailable")
+        assert ("inference" in await reached(client, node)) == listed
+    assert await reached(client, made[4]) == ["agents"]
+
+
+async def test_a_node_tells_others_how_far_it_is_to_what_it_reaches_and_people_only_that(
+    nodes: Spine, client: aiohttp.ClientSession
+) -> None:
+    far = await nodes.node("far", {"inference": model("far")})
+    worker = await nodes.node("worker", {"agents": named("worker")}, peers={"far": (far.url, ["inference"])})
+    gateway = await nodes.node("gateway", peers={"worker": (worker.url, ["agents"])})
+    assert await reached(client, gateway) == ["agents", "inference"]
+    front, foremost = await nodes.node("front"), await nodes.node("foremost")
+    assert await reached(client, gateway, front) == ["agents", "inference/2"]
+    assert await reached(client, gateway, foremost, front) == ["agents"]
+    assert await reached(client, gateway, worker) == []
+
+
+async def test_peers_that_name_each_other_do_not_echo_what_one_of_them_reaches(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    far = await nodes.node("far", {"inference": model("far")})
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    two = await nodes.node("two", peers={"one": (url, ["inference"])})
+    one = await nodes.node("one", peers={"two": (two.url, ["inference"]), "far": (far.url, ["inference"])}, api={"port": port})
+    await static(two).probe(peer(two, "one"))
+    assert await answered_by(client, two.url, "/v1/chat/completions") == "far"
+    await static(one).probe(peer(one, "two"))
+    assert peer(one, "two").facts.reaches == frozenset(), "what it has from here"
+    far._draining.set()
+    await static(one).probe(peer(one, "far"))
+    assert one._placement.reaches() == {}
+    await static(two).probe(peer(two, "one"))
+    assert two._placement.reaches() == {}
+    assert await answered_by(client, two.url, "/v1/chat/completions") == "service_unavailable"
+
+
+async def test_a_circle_of_peers_forgets_what_nobody_offers_any_more(nodes: Spine) -> None:
+    far = await nodes.node("far", {"inference": model("far")})
+    port = free_port()
+    three = await nodes.node("three", peers={"one": (f"http://127.0.0.1:{port}", ["agents"]), "far": (far.url, ["inference"])})
+    two = await nodes.node("two", peers={"next": (three.url, ["agents"])})
+    one = await nodes.node("one", peers={"next": (two.url, ["agents"])}, api={"port": port})
+    await static(three).probe(peer(three, "one"))
+    assert [node._placement.reaches() for node in (three, two, one)] == [{"inference": 1}, {"inference": 2}, {"inference": 3}]
+    far._draining.set()
+    await static(three).probe(peer(three, "far"))
+    assert three._placement.reaches() == {}
+    for node, name in ((two, "next"), (one, "next"), (three, "one")):
+        await static(node).probe(peer(node, name))
+        assert node._placement.reaches() == {}
 
 
 async def test_nobody_is_refused_by_old_news(nodes: Spine, client: aiohttp.ClientSession) -> None:

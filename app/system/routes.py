@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +15,7 @@ from app import __version__
 from app.body import JSONAnswer
 from app.context import current
 from app.errors import NotFound
-from app.placement import translate
+from app.placement import as_told, translate
 from app.system.mesh import MeshRoutes
 from app.system.view import NodeView
 
@@ -75,7 +76,7 @@ class System:
             "node_name": view.membership.shown_name if view.membership else view.name,
             "agents_loaded": len(agents or ()),
             "services": {name: name in placement.local or (name == "api" and on) for name, on in view.profile.services.items()},
-            "reaches": placement.reaches(),
+            "reaches": _reached(placement.reaches(), by_node=bool(current().hops)),
             "keys": {name: sorted(each.keys) for name, each in facts.items() if each.keys is not None},
             "store_id": next((each.store_id for each in facts.values() if each.store_id), None),
             "draining": view.draining.is_set(),
@@ -96,6 +97,11 @@ class System:
             "mesh": view.membership.report.summary() if view.membership else None,
         }
         return JSONAnswer(body)
+
+
+def _reached(distances: Mapping[str, int], *, by_node: bool) -> list[str]:
+    """Names for people; for nodes, who pass requests on, also how far it is."""
+    return sorted(as_told(service, distance) if by_node else service for service, distance in distances.items())
 
 
 async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:

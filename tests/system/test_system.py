@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from app import __version__
 from app.node import Node
 from app.services.contract import Check
 from app.system import health
-from tests.spine import FakeService, Spine, service, spine, static
+from tests.spine import FakeService, Spine, free_port, service, spine, static
 
 
 @pytest.fixture
@@ -50,11 +49,6 @@ def checked(outcome: Mapping[str, Check] | Exception | None) -> type[FakeService
         return outcome
 
     return type("Checked", (service(),), {"check": check})
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 async def until_state(client: aiohttp.ClientSession, node: Node, state: str) -> Any:
