@@ -200,7 +200,7 @@ class Placement:
                 peers = self._candidates(service, key, among)
                 first = next(peers, None)
             if first is None:
-                raise unavailable(service, current(), self._absent(service))
+                raise unavailable(service, current(), self._absent(service, among))
             await self._forwarder.relay(service, chain((first,), peers), (scope, receive, send))
 
         return relay
@@ -225,9 +225,19 @@ class Placement:
         beyond = [peer for _, peer in ways]
         yield from [peer for peer in (*direct, *beyond) if peer.state == "suspect"]
 
-    def _absent(self, service: str) -> list[str]:
-        named = [peer for peer in self.peers.all() if service in peer.services]
-        return [f"{peer.name}: {peer.reason or ('it does not have it' if peer.facts else 'not heard from yet')}" for peer in named]
+    def _absent(self, service: str, among: Callable[[Peer], bool]) -> list[str]:
+        """Of each peer that could be expected to answer, why it cannot."""
+        expected = [peer for peer in self.peers.all() if service in peer.services or self._behind(peer, service) is not None]
+        return [f"{peer.name}: {self._why_not(peer, service, among)}" for peer in expected]
+
+    def _why_not(self, peer: Peer, service: str, among: Callable[[Peer], bool]) -> str:
+        if peer.reason or not peer.facts:
+            return peer.reason or "not heard from yet"
+        if peer.node_id in self._passed():
+            return "it is this node itself" if peer.node_id == self._node_id else "the request came from there"
+        if peer.facts.draining:
+            return "it is shutting down"
+        return "it keeps another store" if peer.offers(service) and not among(peer) else "it does not have it"
 
 
 def as_told(service: str, distance: int) -> str:

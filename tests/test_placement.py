@@ -125,6 +125,28 @@ async def test_why_nobody_answers_is_told_with_each_peers_reason(nodes: Spine, c
     assert "refused" in message
 
 
+async def test_of_each_peer_the_true_reason_is_told_why_it_does_not_answer(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    peers = {}
+    for name, store in zip(("one", "two"), STORES, strict=True):
+        made = await nodes.node(name, {"memory": named(name, store_id=store)})
+        peers[name] = (made.url, ["memory", "tools"])
+    far = await nodes.node("far", {"inference": model("far")})
+    three = await nodes.node("three", peers={"far": (far.url, ["inference"])})
+    near = await nodes.node("near", peers={**peers, "three": (three.url, ["tools"])})
+    for node, name in ((made, "two"), (three, "three")):
+        node._draining.set()
+        await static(near).probe(peer(near, name))
+    reasons = {
+        f"/v1/memory/a/history/{new_session_id(STORES[1])}": "(one: it keeps another store; two: it is shutting down)",
+        "/v1/tools/x": "(one: it does not have it; two: it is shutting down; three: it is shutting down)",
+        "/v1/chat/completions": "(three: it is shutting down)",
+    }
+    for path, told in reasons.items():
+        async with client.post(near.url + path, json={"model": "m"}) as response:
+            assert response.status == 503
+            assert told in (await response.json())["error"]["message"]
+
+
 def model(name: str) -> type[FakeService]:
     async def listed(request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [{"id": "m", "object": "model"}]})
