@@ -107,7 +107,7 @@ class Node:
             self.node_id,
             profile,
             self._placement,
-            Health(local, missing, self._warnings, self.peers),
+            Health(self.node_id, local, missing, self._warnings, self.peers),
             self._draining,
             lambda: self._edge.in_flight,
             time.monotonic(),

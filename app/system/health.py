@@ -5,19 +5,23 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 
-from app.peers.peer import Peers
+from app.peers.peer import Peer, Peers
 from app.placement import LocalService
 from app.services.contract import Check
 
 CHECK_TIMEOUT_S = 2.0
 CACHED_S = 1.0
+OWN_ADDRESS = "leads back to this node itself, which is therefore never asked; mend its url in spec.peers, or take it out"
 log = logging.getLogger(__name__)
 
 
 class Health:
     """Runs the checks of the local services, at most once a second however often it is asked."""
 
-    def __init__(self, local: Mapping[str, LocalService], missing: Sequence[str], warnings: Sequence[str], peers: Peers) -> None:
+    def __init__(
+        self, node_id: str, local: Mapping[str, LocalService], missing: Sequence[str], warnings: Sequence[str], peers: Peers
+    ) -> None:
+        self._node_id = node_id
         self._local, self._missing, self._warnings, self._peers = local, missing, warnings, peers
         self._cached: tuple[float, dict[str, Check]] = (-CACHED_S, {})
         self._lock = asyncio.Lock()
@@ -39,14 +43,19 @@ class Health:
             checks[name] = Check("unavailable", f"The profile enables {name}, but this build does not have it yet; its paths answer 503.")
         for number, warning in enumerate(self._warnings, 1):
             checks[f"profile.{number}"] = Check("degraded", warning)
-        for peer in self._peers.all():
-            if peer.usable:
-                wanting = sorted(service for service in peer.services if not peer.offers(service))
-                told = f"up at {peer.url}" + (f"; it does not offer {', '.join(wanting)}" if wanting else "")
-                checks[f"peer.{peer.name}"] = Check("degraded" if wanting else "ok", told)
-            else:
-                checks[f"peer.{peer.name}"] = Check("degraded", f"{peer.state} at {peer.url}: {peer.reason or 'shutting down'}")
-        return checks
+        return checks | {f"peer.{peer.name}": self._of_peer(peer) for peer in self._peers.all()}
+
+    def _of_peer(self, peer: Peer) -> Check:
+        if peer.node_id == self._node_id:
+            return Check("degraded", f"{peer.url} {OWN_ADDRESS}")
+        if not peer.usable:
+            return Check("degraded", f"{peer.state} at {peer.url}: {peer.reason or 'shutting down'}")
+        if wanting := sorted(service for service in peer.services if not peer.offers(service)):
+            told = (
+                f"up at {peer.url}, but without {', '.join(wanting)}, which this node's profile asks of it: off there, or not in its build"
+            )
+            return Check("degraded", f"{told}. Requests for that are answered 503 unless another peer has it; nothing else suffers.")
+        return Check("ok", f"up at {peer.url}")
 
     async def _check(self, name: str, service: LocalService) -> Mapping[str, Check]:
         try:

@@ -1,5 +1,6 @@
 """Health, readiness, status and doctor over HTTP."""
 
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -16,8 +17,11 @@ from app.body import JSONAnswer
 from app.context import current
 from app.errors import NotFound
 from app.placement import as_told, translate
+from app.system.health import OWN_ADDRESS
 from app.system.mesh import MeshRoutes
 from app.system.view import NodeView
+
+log = logging.getLogger(__name__)
 
 
 class System:
@@ -25,6 +29,7 @@ class System:
 
     def __init__(self, view: NodeView, mesh: MeshRoutes) -> None:
         self._view = view
+        self._own_urls = set[str]()
         self._router = Router(
             [
                 Route("/livez", self._live),
@@ -64,6 +69,8 @@ class System:
 
     async def _status(self, request: Request) -> JSONAnswer:
         view, placement = self._view, self._view.placement
+        if view.node_id in current().hops:
+            self._asked_by_itself()
         facts = {name: local.facts() for name, local in placement.local.items()}
         agents = facts["agents"].keys if "agents" in facts else None
         body: dict[str, Any] = {
@@ -97,6 +104,13 @@ class System:
             "mesh": view.membership.report.summary() if view.membership else None,
         }
         return JSONAnswer(body)
+
+    def _asked_by_itself(self) -> None:
+        """Only one's own probe comes like that: warn once of each peer that leads here, from the second on (the first tells who it is)."""
+        for peer in self._view.placement.peers.all():
+            if peer.node_id == self._view.node_id and peer.url not in self._own_urls:
+                self._own_urls.add(peer.url)
+                log.warning("peer %s: %s %s", peer.name, peer.url, OWN_ADDRESS)
 
 
 def _reached(distances: Mapping[str, int], *, by_node: bool) -> list[str]:

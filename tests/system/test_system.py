@@ -141,13 +141,36 @@ async def test_a_peers_state_follows_its_death_and_return(nodes: Spine, client: 
     await until_state(client, node, "draining")
 
 
-async def test_a_peer_that_lacks_what_the_profile_asks_of_it_is_told_in_doctor(nodes: Spine, client: aiohttp.ClientSession) -> None:
+async def test_a_peer_that_lacks_what_the_profile_asks_of_it_is_told_in_doctor_with_what_follows(
+    nodes: Spine, client: aiohttp.ClientSession
+) -> None:
     far = await nodes.node("far", {"tools": service()})
     node = await nodes.node("near", peers={"far": (far.url, ["tools", "memory"])})
     check = (await ask(client, node, "/v1/system/doctor"))["checks"]["peer.far"]
     assert check["status"] == "degraded"
-    assert "memory" in check["message"]
+    assert "without memory, which this node's profile asks of it" in check["message"]
+    assert "503" in check["message"]
     assert "tools" not in check["message"]
+
+
+async def test_a_peer_that_is_the_node_itself_is_warned_of_and_never_asked(
+    nodes: Spine, client: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    far = await nodes.node("far", {"inference": service()})
+    peers = {"me": (url, ["tools", "memory"]), "far": (far.url, ["inference"])}
+    node = await nodes.node("self", {"tools": service()}, peers=peers, api={"port": port})
+    for _ in range(2):
+        await static(node).probe(node.peers.all()[0])
+    check = (await ask(client, node, "/v1/system/doctor"))["checks"]["peer.me"]
+    assert check["status"] == "degraded"
+    assert f"{url} leads back to this node itself" in check["message"]
+    assert [record.message for record in caplog.records if "leads back" in record.message] == [f"peer me: {check['message']}"]
+    assert (await ask(client, node, "/v1/system/status"))["reaches"] == ["inference"]
+    assert [peer.name for peer in node._placement.askable(["tools", "inference"])] == ["far"]
+    error = (await ask(client, node, "/v1/memory/a/history/s", 503))["error"]
+    assert "me: it is this node itself" in error["message"]
 
 
 async def test_readiness_does_not_depend_on_a_peer(nodes: Spine, client: aiohttp.ClientSession) -> None:
