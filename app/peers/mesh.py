@@ -39,7 +39,7 @@ class MeshPeers:
         """By node id: the hash that the member gave its catalogue when it was fetched, and what it said."""
         self._heartbeats: dict[str, int] = {}
         """By node id: the heartbeat whose load was taken in. In between, answers tell the load in passing."""
-        self._failing_since: dict[str, float] = {}
+        self._suspect_since: dict[str, float] = {}
         self._due = asyncio.Event()
         self._changed = asyncio.Event()
         self.skipped_healthy = 0
@@ -78,7 +78,7 @@ class MeshPeers:
                 self._let_go(peer, view.get(node_id))
                 self._catalogues.pop(node_id, None)
                 self._heartbeats.pop(node_id, None)
-                self._failing_since.pop(node_id, None)
+                self._suspect_since.pop(node_id, None)
         if peers.keys() != self._peers.keys():
             self._changed.set()
         self._peers, self._all = peers, list(peers.values())
@@ -112,20 +112,16 @@ class MeshPeers:
         return peer
 
     def _set_state(self, peer: Peer, member: Member, now: float) -> None:
+        """Up while nobody doubts it, else a last resort; what fails as that is tried no more until it answers."""
         suspect = member.status is Status.SUSPECT
-        if suspect and peer.state != "down":  # what failed as a last resort is tried no more until it answers
-            peer.state, peer.reason = "suspect", "it answers nobody now"
-        elif not suspect:
-            if peer.state == "suspect":
-                self.skipped_healthy += peer.skipped
-            peer.skipped = 0
-            if member.reachable is not False:
-                peer.state, peer.reason = "up", ""
-            elif peer.state != "down":
-                peer.state, peer.reason = "down", "it does not answer this node, though it does others"
         if not suspect and member.reachable is not False:
-            self._failing_since.pop(member.node_id, None)
-        elif now - self._failing_since.setdefault(member.node_id, now) > LOST_AFTER_S and suspect and peer.in_flight:
+            self.skipped_healthy += peer.skipped
+            peer.skipped = 0
+            peer.state, peer.reason = "up", ""
+            self._suspect_since.pop(member.node_id, None)
+        elif peer.state != "down":
+            peer.state, peer.reason = "suspect", f"it does not answer {'anybody' if suspect else 'this node, though it does others'}"
+        if suspect and now - self._suspect_since.setdefault(member.node_id, now) > LOST_AFTER_S and peer.in_flight:
             log.warning("%s at %s has been silent too long: %d requests are lost", peer.name, peer.url, len(peer.in_flight))
             peer.abort()
         peer.watch(now)
