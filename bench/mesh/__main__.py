@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from bench.process import ROOT
 
 KINSHIP = "kinship==0.4.0"
 MEMBERS, FEW = 30, 9
+STARTS = 5
+"""Starts beyond those of the rounds: how busy the machine is meanwhile tells most in them."""
 GRACE_S = 240.0
 """What a side may take beyond the times in its plan."""
 
@@ -37,12 +39,12 @@ def main() -> int:
         return 1
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="bench-mesh-") as folder:
-        rounds, busy, absent = _measure(
+        rounds, starts, busy, absent = _measure(
             Path(folder), 1 if asked.quick else asked.rounds, 0.1 if asked.quick else asked.minutes, asked.quick
         )
     if asked.save:
-        asked.save.write_text(json.dumps({"rounds": rounds, "busy": busy}, indent=1))
-    text = table.of(rounds, busy, absent)
+        asked.save.write_text(json.dumps({"rounds": rounds, "starts": starts, "busy": busy}, indent=1))
+    text = table.of(rounds, starts, busy, absent)
     text = f"{report.circumstances(time.perf_counter() - began)}\n\n{text}"
     print(text)
     if not asked.quick:
@@ -50,24 +52,28 @@ def main() -> int:
     return 0
 
 
-def _measure(folder: Path, count: int, minutes: float, quick: bool) -> tuple[list[dict[str, Any]], dict[str, Any], Mapping[str, str]]:
-    """Every side in turn, so many times; then all of them at once beside busy cores."""
+Results = list[dict[str, Any]]
+
+
+def _measure(folder: Path, count: int, minutes: float, quick: bool) -> tuple[Results, Results, dict[str, Any], Mapping[str, str]]:
+    """Every side in turn, so many times; then some starts alone; then all of them at once beside busy cores."""
     absent = _absent(folder)
     kinds = [kind for kind in KINDS if kind not in absent]
-    rounds = []
-    for number in range(count):
-        order = kinds if number % 2 == 0 else kinds[::-1]
-        rounds.append({kind: _run([kind], folder, _plan(kind, quick))[kind] for kind in order})
-    members = FEW if quick else MEMBERS
-    plans = {
-        kind: Plan(members, 20 if not quick else 2, busy_s=minutes * 60, loops=BUSY_LOOPS if kind == "ours" else 0)
-        for kind in kinds if kind != "signed"
-    }  # fmt: skip
-    return rounds, _run(plans, folder, plans), absent
+    members, settle_s = (FEW, 2.0) if quick else (MEMBERS, 20.0)
+    rounds = [_in_turn(kinds, number, folder, lambda kind: _plan(kind, quick)) for number in range(count)]
+    unsigned = [kind for kind in kinds if kind != "signed"]
+    starts = [_in_turn(unsigned, number, folder, lambda kind: Plan(members, 1)) for number in range(0 if quick else STARTS)]
+    plans = {kind: Plan(members, settle_s, busy_s=minutes * 60, loops=BUSY_LOOPS if kind == "ours" else 0) for kind in unsigned}
+    return rounds, starts, _run(plans, folder, plans), absent
+
+
+def _in_turn(kinds: Sequence[str], number: int, folder: Path, plan: Callable[[str], Plan]) -> dict[str, Any]:
+    """One after the other, each time in the opposite order."""
+    return {kind: _run([kind], folder, plan(kind))[kind] for kind in (kinds if number % 2 == 0 else kinds[::-1])}
 
 
 def _plan(kind: str, quick: bool) -> Plan:
-    """One node of each of the two kinds that can serve is killed, and one that serves chat completions is paused."""
+    """Two of those that serve chat completions and a worker are killed, and another that serves them is paused."""
     if kind == "signed":
         return Plan(FEW if quick else MEMBERS, 2 if quick else 20, 2 if quick else 60)
     return Plan(FEW, 2, 2, (3,), (4,)) if quick else Plan(MEMBERS, 20, 60, (6, 10, 15), (9,))

@@ -11,8 +11,9 @@ Rounds = Sequence[Mapping[str, Any]]
 Take = Callable[[Mapping[str, Any]], float]
 
 
-def of(rounds: Rounds, busy: Mapping[str, Any], absent: Mapping[str, str]) -> str:
-    figures = [*_together(rounds), *_losses(rounds), *_costs(rounds), *_busy(busy)]
+def of(rounds: Rounds, starts: Rounds, busy: Mapping[str, Any], absent: Mapping[str, str]) -> str:
+    """``starts`` are further starts, of which nothing else was measured."""
+    figures = [*_together((*rounds, *starts)), *_losses(rounds), *_costs(rounds), *_busy(busy)]
     notes = [f"Not measured: {kind}, because {why}." for kind, why in absent.items()]
     return "\n\n".join((figures_table(figures), *notes))
 
@@ -97,8 +98,8 @@ def _median(losses: Sequence[Mapping[str, Any]]) -> float:
 def _compared(
     name: str, rounds: Rounds, take: Take, unit: str, aim: str = "", limit: float = 0.0, *, times: str = "", ours: str = "ours"
 ) -> list[Figure]:
-    """One row for each rival: medians over the rounds, and the median of the ratios within a round. ``limit`` is on ours, or on the ratio
-    to the rival named by ``times``."""
+    """One row for each rival: medians over the rounds, and the median of the ratios within a round. ``limit`` is on the worst of ours, or
+    on the ratio to the rival named by ``times``."""
     values = {kind: [take(each[kind]) for each in rounds if kind in each] for kind in (ours, *RIVALS)}
     figures = list[Figure]()
     for kind in [kind for kind in RIVALS if values[kind]] or [""]:
@@ -108,7 +109,7 @@ def _compared(
             else 0.0
         )
         judged = bool(aim) and (kind == times if times else not figures)
-        verdict = (aim, (ratio if times else statistics.median(values[ours])) <= limit) if judged else ("", None)
+        verdict = (aim, (ratio if times else max(values[ours])) < limit) if judged else ("", None)
         rival = f"{kind} {_spread(values[kind], unit)}" if kind else ""
         figures.append(Figure(name, _spread(values[ours], unit), rival, f"{ratio:.2f}" if kind else "", *verdict))
     return figures
