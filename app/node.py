@@ -164,7 +164,7 @@ class Node:
                 serving = group.create_task(server.serve(sockets=listeners))
                 await stopping.wait()
                 await self._drain()
-                server.should_exit = True
+                server.stop()
                 await serving
                 for task in work:
                     task.cancel()

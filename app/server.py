@@ -1,5 +1,6 @@
 """uvicorn as this node uses it: our own HTTP protocol, no lifespan, no signal handling; a listener whose failure is a clear error."""
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -15,6 +16,7 @@ from app.edge.protocol import limited
 from app.errors import ConfigError, Problem
 
 BACKLOG = 2048
+TICK_S = 1.0
 CLOSING_S = 1
 """How long, after the drain, a client may take to read the last of its answer."""
 
@@ -37,10 +39,23 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self._on_started = on_started
+        self._stopping = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_started()
+
+    async def main_loop(self) -> None:
+        """Keep the Date header until told to stop. uvicorn looks ten times a second; that was three tenths of an idle node's CPU time."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_S):
+                    await self._stopping.wait()
+
+    def stop(self) -> None:
+        """Take no more connections, and end once those that are open have had their answers."""
+        self.should_exit = True
+        self._stopping.set()
 
     def close(self) -> None:
         """End all that is left, where the node ends by a failure; the event loop must let go of the listener before it is closed."""
