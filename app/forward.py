@@ -142,6 +142,10 @@ class Forwarder:
                 self._peers.failed(peer, str(error))
                 raise _NotBegun(str(error)) from error
             raise _Lost(str(error)) from error
+        if answer.status == 401:  # it does not believe this node; the client has done nothing wrong
+            answer.close()
+            self._peers.failed(peer, f"it does not take this node's word; {self._client.credentials.remedy}")
+            raise _NotBegun(peer.reason)
         if not 200 <= answer.status <= 599:
             answer.close()
             raise _Lost(f"it answered with status {answer.status}")
@@ -168,7 +172,7 @@ class _Attempt:
 
     async def _pass_on(self, answer: Answer) -> None:
         try:
-            if (load := answer.header(b"x-astromesh-load")) and load.isdigit():
+            if (load := answer.header(b"x-astromesh-load")) and load.isdigit() and len(load) < 10:
                 self._peer.load = int(load)
             headers = _end_to_end(answer.headers, _NOT_RETURNED)
             self.answering = True

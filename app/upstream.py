@@ -23,6 +23,7 @@ from app.flow import Batch
 
 CONNECT_TIMEOUT_S = 2.0
 POOL_IDLE_S = 30.0
+SWEEP_S = 10.0
 MAX_IDLE = 256
 """Idle connections kept for one peer."""
 _SAFE = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
@@ -76,6 +77,7 @@ class Upstream:
         self._idle: defaultdict[Origin, list[Connection]] = defaultdict(list)
         self._open: set[Connection] = set()
         self._batch = Batch()
+        self._swept_at = time.monotonic()
 
     async def __aenter__(self) -> Self:
         return self
@@ -124,18 +126,30 @@ class Upstream:
     def _close(self, origin: Origin, connection: Connection, under_way: set[Connection]) -> None:
         if under_way is not self._open:
             under_way.discard(connection)
-        idle = self._idle[origin]
+        now = time.monotonic()
         if not connection.reusable:
             self._drop(connection)
         else:
-            connection.idle_since = time.monotonic()
+            connection.idle_since = now
+            idle = self._idle[origin]
             idle.append(connection)
-        if idle and (len(idle) > MAX_IDLE or idle[0].idle_since < time.monotonic() - POOL_IDLE_S):
-            self._drop(idle.pop(0))
+            if len(idle) > MAX_IDLE:
+                self._drop(idle.pop(0))
+        if now - self._swept_at > SWEEP_S:
+            self._sweep(now)
+
+    def _sweep(self, now: float) -> None:
+        """Close what has been idle too long, at peers that are asked no more, too."""
+        self._swept_at = now
+        for origin, idle in list(self._idle.items()):
+            while idle and (idle[0].idle_since < now - POOL_IDLE_S or not idle[0].alive):
+                self._drop(idle.pop(0))
+            if not idle:
+                del self._idle[origin]
 
     def _kept(self, origin: Origin) -> Connection | None:
         """The connection used last, if it is still good."""
-        idle = self._idle[origin]
+        idle = self._idle.get(origin)
         while idle:
             connection = idle.pop()
             if connection.alive and connection.idle_since > time.monotonic() - POOL_IDLE_S:
@@ -159,6 +173,8 @@ async def _connect(origin: Origin, batch: Batch) -> Connection:
         raise NotSentError(f"no connection within {CONNECT_TIMEOUT_S:g} s", silent=True) from error
     except OSError as error:
         raise NotSentError(_reason(error, host)) from error
+    except ValueError as error:  # UnicodeError, too: a name that cannot be looked up
+        raise NotSentError(f"no address for {host}: {error}") from error
     return connection
 
 

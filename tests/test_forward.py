@@ -262,6 +262,27 @@ async def test_a_begun_request_that_is_not_safe_to_repeat_ends_in_peer_lost(node
             assert "dying" in error["message"]
 
 
+async def doubt(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}")
+
+
+async def test_a_peer_that_does_not_believe_this_node_is_passed_over_and_no_clients_key_is_blamed(
+    nodes: Spine, client: aiohttp.ClientSession
+) -> None:
+    good = await nodes.node("good", {"tools": tools(named("good"))})
+    async with misbehaving("tools", doubt) as doubting:
+        near = await nodes.node("near", peers={"doubting": (doubting, ["tools"]), "good": (good.url, ["tools"])})
+        for _ in range(6):
+            await static(near).probe(near.peers.all()[0])
+            async with client.post(f"{near.url}/v1/tools/x", data=b"{}") as response:
+                assert (response.status, (await response.json())["node"]) == (200, "good")
+        alone = await nodes.node("alone", peers={"doubting": (doubting, ["tools"])})
+        async with client.post(f"{alone.url}/v1/tools/x", data=b"{}") as response:
+            error = (await response.json())["error"]
+            assert (response.status, error["code"]) == (503, "service_unavailable")
+            assert "ASTROMESH_API_KEYS" in error["message"]
+
+
 @pytest.mark.parametrize(("method", "what", "path"), [("GET", "tools", "/v1/tools/x"), ("POST", "inference", "/v1/chat/completions")])
 async def test_what_is_safe_to_repeat_succeeds_on_another_peer(
     nodes: Spine, client: aiohttp.ClientSession, method: str, what: str, path: str

@@ -16,6 +16,7 @@ from app.mesh.wire import encode
 from app.signing import CHALLENGE, Claim, Signer
 from tests.meshes import WORKER, Meshed, meshed
 from tests.nodes import RunningNode
+from tests.support import serve
 
 STRANGER = "f" * 16
 
@@ -192,6 +193,56 @@ async def test_nobody_speaks_for_another_node_and_a_message_goes_to_its_own_path
 
     await mesh.until(corrected, "the worker's own word is the last one")
     assert (await post(mesh, gateway, "/v1/mesh/gossip", encode(says_hello())))[0] == 400
+
+
+ADDRESSES_OF_NOBODY = ["a..b:80", ".:80", "a" * 70 + ":80", "[:::]:80", "[1.2.3.4]:80", "0:80", "00.0.0.0:80", "[::0]:80", "-a:80"]
+
+
+@pytest.mark.parametrize("address", ADDRESSES_OF_NOBODY)
+async def test_an_address_that_nobody_can_have_is_refused_and_stops_nobody(mesh: Meshed, address: str) -> None:
+    gateway = await mesh.node("gateway")
+    for message in (says_hello(f"http://{address}"), Message(says_hello().header, Join(f"http://{address}"))):
+        assert (await post(mesh, gateway, "/v1/mesh/join", encode(message)))[0] == 400
+    assert await mesh.members(gateway) == {"gateway": "alive"}
+
+
+async def test_counters_that_a_stranger_claims_to_be_used_up_stop_nobody(mesh: Meshed) -> None:
+    gateway = await mesh.node("gateway")
+    worker = await mesh.node("worker")
+    await mesh.together(gateway, worker)
+    accused = Message(Header("astromesh", STRANGER, "", 1, 0, 0, 0, 1), Gossip(), accused=(2**31 - 1, Status.SUSPECT))
+    for node in (gateway, worker):
+        assert (await post(mesh, node, "/v1/mesh/gossip", encode(accused)))[0] == 200
+    await mesh.together(gateway, worker)
+
+
+async def test_an_answer_that_is_not_signed_is_not_believed_whatever_its_status(tmp_path: Path) -> None:
+    async with meshed(tmp_path, ASTROMESH_MESH_KEY="key") as mesh:
+        asked = asyncio.Event()
+        for status in (200, 401, 409):
+            asked.clear()
+
+            async def pretend(scope: Any, receive: Any, send: Any, status: int = status) -> None:
+                entry = Entry(STRANGER, (0, Status.ALIVE), Record(STRANGER, 1, "rogue", url))
+                body = encode(Message(Header("astromesh", STRANGER, "", 1, 0, 0, 0, 1), Gossip(), entries=(entry,)))
+                await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]})
+                await send({"type": "http.response.body", "body": body})
+                asked.set()
+
+            async with serve(pretend) as url:
+                node = await mesh.node(f"node-{status}", ASTROMESH_SEEDS=url)
+                assert "ASTROMESH_MESH_KEY" in await node.wait_for_log("takes no messages of this one")
+                assert list(await mesh.members(node)) == [f"node-{status}"]
+
+
+async def test_a_second_authorization_header_opens_nothing(tmp_path: Path) -> None:
+    async with meshed(tmp_path, ASTROMESH_MESH_KEY="key", ASTROMESH_API_KEYS="ada:sk-ada") as mesh:
+        gateway = await mesh.node("gateway")
+        headers = [("Authorization", "x"), ("Authorization", "Astromesh-HMAC x"), ("Content-Type", "application/json")]
+        async with mesh.http.post(f"{gateway.url}/v1/mesh/leave", data=b'{"node_id": "self"}', headers=headers) as response:
+            assert response.status == 400
+        mesh.http.headers["Authorization"] = "Bearer sk-ada"
+        assert (await mesh.get(gateway, "/v1/system/status"))["mesh"]["status"] == "alive"
 
 
 async def test_with_a_mesh_key_a_node_that_lacks_it_is_refused_and_both_sides_say_why(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from jsonschema import FormatChecker
 FORMATS = FormatChecker(formats=())
 """The JSON Schema formats of configuration files: node-url, url, origin, host, bind. What is not text is another rule's business."""
 
-_HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?\.?")
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOSTNAME = re.compile(rf"(?=.{{1,253}}\.?$){_LABEL}(\.{_LABEL})*\.?")
 _UNPRINTABLE = re.compile(r"[^!-~]")
 _CREDENTIALS = re.compile(r"(?is)(^[a-z]+://|//|^(?=[^@]*:)).*@")
 

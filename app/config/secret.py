@@ -103,8 +103,8 @@ class KeyFile:
 
     def __init__(self, variable: str, file: Path, keys: tuple[str, ...]) -> None:
         self._variable, self._file, self._keys = variable, file, _encoded(keys)
-        self._stamp = self._now()
-        self._looked_at = time.monotonic()
+        self._stamp: tuple[int, int, int] | None = None  # it may have changed since it was read
+        self._looked_at = float("-inf")
 
     def __call__(self) -> Sequence[bytes]:
         """The keys now; the file is looked at once a second at most."""

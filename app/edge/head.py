@@ -56,6 +56,8 @@ def read_head(scope: Scope, request_id: str, auth: Auth, deadline_s: float, loop
     for name, value in scope["headers"]:
         size += len(name) + len(value)
         if name in _READ:
+            if name in found and name == b"authorization":  # who reads which of the two would be anybody's guess
+                raise BadRequest("The request has two Authorization headers; send one.")
             found[name] = value
         elif name.startswith((b"x-astromesh-", b"x-forwarded-")):
             node[name] = value

@@ -109,6 +109,8 @@ class HttpProtocol(Flow):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
+            if self._parser is None:  # refused: CONNECT
+                return
             # The parser takes what follows for another protocol, also the body. An upgrade is declined here by asking it again without.
             lines = [b"%b %b HTTP/%b" % (self._parser.get_method(), self._url, self._parser.get_http_version().encode())]
             lines += [b": ".join(header) for header in self._headers if header[0] != b"upgrade"]
@@ -144,6 +146,9 @@ class HttpProtocol(Flow):
         if parser.should_upgrade() and any(name == b"upgrade" for name, _ in self._headers):
             return
         version, method = parser.get_http_version(), parser.get_method().decode("ascii")
+        if method == "CONNECT":  # the parser leaves HTTP behind at its end; this is no proxy
+            self._refuse(501, "not_implemented", "This node is no proxy, so it has no CONNECT; ask it for a path.")
+            return
         path, query = _split(self._url)
         scope: Scope = {
             "type": "http",

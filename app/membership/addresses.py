@@ -40,6 +40,11 @@ class Addresses:
         if not ips:
             ips = [ip for member in self._unreached()[:3] for ip in await addresses(member.url)]
         own = host if host not in ("0.0.0.0", "::") else own_address(ips)  # noqa: S104
+        if is_loopback(own) and any(not is_loopback(ip) and own_address([ip]) != ip for ip in ips):
+            if not self.fails:
+                self.fails = True
+                log.warning("this node listens on %s alone, which no other machine reaches; set ASTROMESH_HOST=0.0.0.0", own)
+            return
         if own and node_url(own, port) != self._loop.maia.view.me.url:
             self._take(node_url(own, port))
 

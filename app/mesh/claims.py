@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from app.mesh.detector import Detector
 from app.mesh.members import Member, Status
-from app.mesh.mesh import Mesh, Purpose
+from app.mesh.mesh import Mesh, Purpose, is_far
 from app.mesh.messages import Entry, Header, Leave, LoadEntry, Message, Page
 from app.mesh.settings import MAX_DOUBT, PAGE_BYTES
 from app.mesh.sync import Synchroniser
-from app.mesh.wire import MAX_COUNTER, entry_size
+from app.mesh.wire import entry_size
 
 
 class Claims:
@@ -84,6 +84,8 @@ class Claims:
         if member is None:
             self._unknown(entry, source, is_news)
             return False
+        if is_far(entry.standing[0], member.incarnation) or (entry.record and is_far(entry.record.version, member.record.version)):
+            return False
         if entry.standing == member.standing and (entry.record is member.record or entry.record is None):
             return False
         stale = self._standing(member, entry, source)
@@ -155,11 +157,7 @@ class Claims:
         mesh, mine = self._mesh, self._mesh.me.record
         self._accused(entry.standing, source)
         record = entry.record
-        if record is None or record.version < mine.version or record == mine:
-            return
-        if record.version >= MAX_COUNTER:
-            mesh.event("expelled", mesh.me, source, f"version {record.version} is the last one")
-        else:
+        if record and mine.version <= record.version and record != mine and not is_far(record.version, mine.version):
             mesh.rewrite(replace(mine, version=record.version + 1), urgent=True)
 
     def _load(self, entry: LoadEntry) -> None:

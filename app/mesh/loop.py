@@ -123,6 +123,9 @@ class Loop:
         except NoAnswerError as error:
             self._note(send.url, str(error) if error.refused else "")
             self._failed(send, str(error))
+        except Exception:  # an exchange that fails in a way that nobody thought of must not end the node
+            log.exception("an exchange with %s failed", send.url)
+            self._failed(send, "it could not be asked")
         else:
             self.on_round_trip(self._now() - began)
             self._note(send.url, "")
@@ -136,9 +139,9 @@ class Loop:
         self._follow(self.maia.failed(self._now(), send.exchange, reason))
 
     def _note(self, url: str, refusal: str) -> None:
-        """Say once, and again when it changes, that somebody refuses this node's messages."""
-        if refusal and self.refusals.get(url) != refusal:
+        """Say once, until it takes one, that somebody refuses this node's messages."""
+        if not refusal:
+            self.refusals.pop(url, None)
+        elif url not in self.refusals and len(self.refusals) < MAX_OPEN:
             log.warning("the node at %s takes no messages of this one: %s", url, refusal)
             self.refusals[url] = refusal
-        elif not refusal or len(self.refusals) > MAX_OPEN:
-            self.refusals.pop(url, None)

@@ -10,7 +10,7 @@ from app.mesh.members import Identity, Member, Record, Standing, Status, View
 from app.mesh.messages import Body, Entry, Event, EventKind, Gossip, Header, LoadEntry, Message, Page, Reply, Send, Step
 from app.mesh.news import News
 from app.mesh.ring import Ring
-from app.mesh.settings import NEWS_BYTES, QUIET_BYTES, MeshSettings
+from app.mesh.settings import MAX_LEAP, NEWS_BYTES, QUIET_BYTES, MeshSettings
 from app.mesh.wire import MAX_COUNTER, entry_size
 
 GOSSIP = Gossip()
@@ -47,6 +47,12 @@ class Exchange:
     aim: Aim
     opened_at: float
     void: bool = False
+
+
+def is_far(claimed: int, known: int) -> bool:
+    """Whether a count is so far above what is known of it that it is a lie: its owner raises it by one, now and then. Believed, a single
+    one would use up what is left of the counter."""
+    return claimed - known > MAX_LEAP
 
 
 class Mesh:
@@ -164,13 +170,16 @@ class Mesh:
             self.suspicions_changed = True
 
     def rewrite(self, record: Record, *, urgent: bool) -> None:
-        """Change this node's own record, of a higher version."""
+        """Change this node's own record, of a higher version, as long as there is one."""
+        if record.version >= MAX_COUNTER:
+            self.event("expelled", self.me, self.me.node_id, f"version {record.version} is the last one")
+            return
         self.view.set_record(self.me, record, self.now)
         self.news.add(self.me.node_id, self.me.node_id, urgent=urgent, with_record=True)
 
     def refute(self, claim: Standing, by: str) -> bool:
         """Answer an accusation by a higher incarnation. False where it is below what was refuted already, or nothing above is left."""
-        if claim < self.me.standing or claim[1] is Status.ALIVE:
+        if claim < self.me.standing or claim[1] is Status.ALIVE or is_far(claim[0], self.me.incarnation):
             return False
         if claim[0] >= MAX_COUNTER:
             self.event("expelled", self.me, by, f"incarnation {claim[0]} is the last one")

@@ -10,6 +10,7 @@ QUIET_BYTES = 640  # body of a message that has no news
 NEWS_BYTES = 8_000
 PAGE_BYTES = 24_000
 PAGE_DIGESTS = 1_000
+MAX_LEAP = 100_000  # by which an incarnation or a version may be ahead of what is known of it
 MAX_MEMBERS = 5_000
 LOAD_SENDS = 3
 JOIN_FIRST_S, JOIN_LAST_S = 0.25, 5.0  # tries of a node that is alone: doubling between these

@@ -64,8 +64,9 @@ class Transport:
                 break
             if status == 401 and again and self._signer.take_challenge(base, _value(answered, _CHALLENGE)):
                 continue
-            if status != 401 and not self._signer.is_answer(_value(answered, _ANSWER), authorization, body):
-                raise NoAnswerError("its answer is not signed by the mesh key; set the same ASTROMESH_MESH_KEY on both nodes", refused=True)
+            if not self._signer.is_answer(_value(answered, _ANSWER), authorization, body):  # it proves nothing, whatever it says
+                told = f"it answered {status}: {_told(body)}" if status >= 400 else "its answer is not signed by the mesh key"
+                raise NoAnswerError(f"{told}; the same ASTROMESH_MESH_KEY must be set on both nodes", refused=True)
             break
         return status, body
 

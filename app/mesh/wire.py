@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from ipaddress import ip_address
 from typing import Any, NoReturn, TypeVar
 
 from app.errors import NodeError
@@ -24,8 +25,8 @@ _ID = re.compile(r"[0-9a-f]{16}")
 _HASH = re.compile(r"[0-9a-f]{0,64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _SERVICE = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-_URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,120})(?::([0-9]{1,5}))?(?:/[A-Za-z0-9._~/-]{0,60})?")
-_NOWHERE = {"0.0.0.0", "[::]", "0"}  # noqa: S104
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_URL = re.compile(rf"https?://(\[[0-9A-Fa-f:.]{{2,45}}\]|{_LABEL}(?:\.{_LABEL})*)(?::([0-9]{{1,5}}))?(?:/[A-Za-z0-9._~/-]{{0,60}})?")
 _STATUSES = tuple(Status)
 
 _JSON = json.JSONEncoder(separators=(",", ":"), check_circular=False)
@@ -327,8 +328,19 @@ def _plain(raw: dict[str, Any], key: str, most: int) -> str:
     return value
 
 
+def _is_somewhere(host: str) -> bool:
+    """A name, or an address that somebody can have: one in brackets, and one of digits and dots, must be an IP address."""
+    if not host.startswith("[") and not host.replace(".", "").isdigit():
+        return True
+    try:
+        address = ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return not address.is_unspecified and (address.version == 6) is host.startswith("[")
+
+
 def _url(value: Any, what: str) -> str:
     found = _URL.fullmatch(value) if type(value) is str and len(value) <= 200 else None
-    if found is None or found[1] in _NOWHERE or not 0 < int(found[2] or 80) <= 65_535:
+    if found is None or not 0 < int(found[2] or 80) <= 65_535 or not _is_somewhere(found[1]):
         _refuse(what, value, "the http or https URL of one reachable node, like http://worker:8000")
     return str(value)

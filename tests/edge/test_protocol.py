@@ -68,10 +68,19 @@ async def test_the_target_may_be_a_whole_url_escaped_or_an_asterisk(node: Node, 
         assert await still_open(connection)
 
 
-@pytest.mark.parametrize("target", ["/v1/tools/\xe9", "/v1/tools/x?\xe9", "CONNECT"])
+@pytest.mark.parametrize("target", ["node:443", "/v1/tools/x"])
+async def test_connect_is_refused_once_and_the_connection_closed(node: Node, target: str) -> None:
+    async with wire(node.url) as connection:
+        connection.send(request("CONNECT", target))
+        answer = await connection.answer()
+        assert (answer.status, answer.error["code"]) == (501, "not_implemented")
+        assert await connection.closed() == b""
+
+
+@pytest.mark.parametrize("target", ["/v1/tools/\xe9", "/v1/tools/x?\xe9"])
 async def test_a_target_that_is_none_is_400(node: Node, target: str) -> None:
     async with wire(node.url) as connection:
-        connection.send(request("CONNECT", "node:443") if target == "CONNECT" else request("GET", target))
+        connection.send(request("GET", target))
         assert (await connection.answer()).error["code"] == "malformed_request"
         assert await connection.closed() == b""
 

@@ -8,7 +8,21 @@ import pytest
 import app.mesh
 
 PURE = ("members", "messages", "wire", "claims", "detector", "gossip", "mesh", "receive", "ring", "seeds", "settings", "sync", "news")
-ALLOWED = {"bisect", "collections", "dataclasses", "enum", "functools", "hashlib", "itertools", "json", "math", "random", "re", "typing"}
+ALLOWED = {
+    "bisect",
+    "collections",
+    "dataclasses",
+    "enum",
+    "functools",
+    "hashlib",
+    "ipaddress",
+    "itertools",
+    "json",
+    "math",
+    "random",
+    "re",
+    "typing",
+}
 SOURCES = Path(app.mesh.__file__).parent
 
 

@@ -1,6 +1,7 @@
 """The rules of the protocol, each in a small mesh in virtual time."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -362,9 +363,28 @@ def test_a_foreign_address_for_a_known_id_needs_a_higher_version() -> None:
 
 def test_an_identity_whose_counters_are_used_up_is_given_up_and_not_wrapped_round() -> None:
     maia = alone()
+    maia.view.set_standing(maia.view.me, (MAX_COUNTER - 1, Status.ALIVE), 0.0)
     _, step = maia.receive(1.0, said("b" * 16, accused=(MAX_COUNTER, Status.SUSPECT)))
     assert [event.kind for event in step.events] == ["expelled"]
-    assert maia.view.me.incarnation == 0
+    maia = alone()
+    maia.view.set_record(maia.view.me, replace(maia.view.me.record, version=MAX_COUNTER - 1), 0.0)
+    step = maia.update_own(1.0, draining=True)
+    assert [event.kind for event in step.events] == ["expelled"]
+    assert maia.view.me.record.version == MAX_COUNTER - 1
+
+
+def test_counts_far_above_what_is_known_are_lies_and_use_up_nothing() -> None:
+    world = mesh_of(2)
+    node, other = world.nodes
+    me, far = node.id, MAX_COUNTER - 1
+    before = (node.maia.view.me.standing, node.maia.view.me.record, seen(node, other).standing)
+    lies = [said("b" * 16, accused=(far, Status.SUSPECT)), said("b" * 16, Entry(me, (far, Status.SUSPECT)))]
+    lies.append(said("b" * 16, Entry(me, (0, Status.ALIVE), replace(node.maia.view.me.record, version=far, name="other"))))
+    lies.append(said("b" * 16, Entry(other.id, (far, Status.SUSPECT))))
+    for lie in lies:
+        _, step = node.maia.receive(world.now, lie)
+        assert not step.events
+    assert (node.maia.view.me.standing, node.maia.view.me.record, seen(node, other).standing) == before
 
 
 def test_members_over_the_bound_are_refused_with_413_and_change_nothing() -> None:

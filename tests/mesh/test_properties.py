@@ -259,7 +259,10 @@ def test_what_goes_out_is_bounded_however_much_comes_in(seed: int, size: int, is
     """A thousand short entries that are out of date, digests and wishes must not call forth more than a message may hold."""
     rng, core = random.Random(seed), subject()
     services = tuple(f"{word}{'x' * (31 - len(word))}" for word in ("agents", "inference", "memory", "tools", "channels", "rag"))
-    known = [Record(f"{number:016x}", 9, "n" * 63, f"http://{number:0100d}:8000", services, "c" * 64, "d" * 64) for number in range(size)]
+    known = [
+        Record(f"{number:016x}", 9, "n" * 63, f"http://w{number:060d}.{'d' * 38}:8000", services, "c" * 64, "d" * 64)
+        for number in range(size)
+    ]
     for first in range(0, size, 50):
         full = tuple(Entry(each.node_id, (1, Status.ALIVE), each) for each in known[first : first + 50])
         core.do(lambda subject, full=full: subject.receive(said("b" * 16, *full)))  # type: ignore[misc]
