@@ -174,9 +174,11 @@ class Oracle:
                     self._knows_of(node, crash, Status.DEAD if least is None else least)
 
     def _knows_of(self, node: Node, crash: Crash, least: Status) -> None:
+        """Of a victim that it has heard of since (a node that stood still may tell of who is long dead) it knows later; how much later, the
+        equality of views at the end bounds: maia.md promises times for views that held the victim when it crashed."""
         for victim in crash.victims:
             member = node.maia.view.get(victim.id)
-            if member and member.status < least:
+            if member and member.status < least and member.joined_at <= crash.when:
                 late = self.world.now - crash.when
                 self.violated(f"{victim.id[:6]} crashed {late:.1f} s ago and is {member.status.name} in {node.id[:6]}")
 
