@@ -213,7 +213,16 @@ class Oracle:
         """Until when all views must be equal, when the last fault ends now."""
         bound = HEAL_SMALL_S if size <= LARGE else HEAL_LARGE_S
         vanished = self._vanished_at + self.world.settings.dead_timeout + 5
+        if self._has_ghosts():
+            vanished = max(vanished, self.world.now + self.world.settings.dead_timeout)
         return max(self.world.now, vanished) + bound
+
+    def _has_ghosts(self) -> bool:
+        """Whether one that stood still will tell others of members that are gone without an answer at their address, and of which those
+        have never heard (they started since): for them it vanishes only now, and maia.md adds dead_timeout to that."""
+        views = [each.maia.view for each in self.world.living()]
+        held = {each.node_id for view in views for each in view if each.is_live and each.url not in self.world.at}
+        return any(node_id not in view.members for node_id in held for view in views)
 
     def quiet(self) -> None:
         """No fault any more, from now on."""
