@@ -107,7 +107,7 @@ SUITES = (
         missing_engine,
         needs="image",
     ),
-    Suite("simulation", 300, ((sys.executable, "-m", "tests.mesh.sim", "--seeds", "1000"),)),
+    Suite("simulation", 420, ((sys.executable, "-m", "tests.mesh.sim", "--seeds", "1000"),)),
     Suite("thirty", 90, ((*PYTEST, "-m", "mesh30"),)),
     Suite("namespaces", 180, ((*PYTEST, "-m", "netns", "--durations=0"),), missing_namespaces),
     Suite("containers", 360, ((*PYTEST, "-m", "compose or image"),), missing_engine, needs="image"),
