@@ -18,6 +18,7 @@ from app.placement import Placement
 from app.upstream import NotSentError
 
 PEER_TIMEOUT_S = 1.0
+MAX_LIST_BYTES = 4 * 1024 * 1024
 Row = dict[str, Any]
 log = logging.getLogger(__name__)
 
@@ -101,14 +102,10 @@ class Gatherer:
         """The peer's rows, and the nodes that it could not ask; None where it does not answer."""
         if peer.state not in ("up", "suspect"):
             return None
-        headers = self._client.headers(replace(current(), deadline=asyncio.get_running_loop().time() + within_s))
+        context = replace(current(), deadline=asyncio.get_running_loop().time() + within_s)
         try:
             async with asyncio.timeout(within_s):
-                answer = await self._client.send("GET", peer.url, listing.path, headers)
-                try:
-                    body = await answer.read()
-                finally:
-                    answer.close()
+                answer, body = await self._client.fetch(peer.url, listing.path, context, MAX_LIST_BYTES)
             if answer.status != 200:
                 return None
             rows = [row for row in json.loads(body)[listing.rows] if isinstance(row, dict) and isinstance(row.get(listing.identity), str)]

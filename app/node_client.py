@@ -36,6 +36,14 @@ class NodeClient:
             headers.append((b"x-astromesh-agent-depth", str(context.agent_depth).encode()))
         return headers
 
+    async def fetch(self, base: str, target: str, context: RequestContext, limit: int) -> tuple[Answer, bytes]:
+        """GET, with the answer's body whole: at most ``limit`` bytes, more are a BrokenError."""
+        answer = await self.send("GET", base, target, self.headers(context))
+        try:
+            return answer, await answer.read(limit)
+        finally:
+            answer.close()
+
     async def send(
         self, method: str, base: str, target: str, headers: Headers, body: Body = None, under_way: set[Connection] | None = None
     ) -> Answer:

@@ -145,11 +145,7 @@ class MeshPeers:
         wanted = member.record.catalogue_hash
         try:
             async with asyncio.timeout(CATALOGUE_TIMEOUT_S):
-                answer = await self._client.send("GET", peer.url, "/v1/system/status", self._client.headers(background()))
-                try:
-                    body = await answer.read(MAX_CATALOGUE_BYTES)
-                finally:
-                    answer.close()
+                answer, body = await self._client.fetch(peer.url, "/v1/system/status", background(), MAX_CATALOGUE_BYTES)
             facts = PeerFacts.parse(json.loads(body)) if answer.status == 200 else None
         except (TimeoutError, NotSentError, BrokenError, ValueError, RecursionError) as error:
             log.debug("the catalogue of %s cannot be fetched now: %s", peer.name, error)

@@ -66,11 +66,7 @@ class StaticPeers:
         """Ask for its status once and take in the outcome."""
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
-                answer = await self._client.send("GET", peer.url, "/v1/system/status", self._client.headers(background()))
-                try:
-                    body = await answer.read(MAX_STATUS_BYTES)
-                finally:
-                    answer.close()
+                answer, body = await self._client.fetch(peer.url, "/v1/system/status", background(), MAX_STATUS_BYTES)
         except TimeoutError:
             self._missed(peer, "")
         except NotSentError as error:
