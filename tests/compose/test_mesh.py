@@ -44,7 +44,11 @@ def revive(made: Stack, container: str) -> None:
 def worker_of(made: Stack, answer: Answer) -> str:
     """The container of the worker that served an answer."""
     nodes = ask(made.url(), "/v1/mesh/state").json["nodes"]
-    url = next(node["url"] for node in nodes if node["name"] == answer.headers["x-astromesh-node"])
+    return worker_at(made, next(node["url"] for node in nodes if node["name"] == answer.headers["x-astromesh-node"]))
+
+
+def worker_at(made: Stack, url: str) -> str:
+    """The container of the worker with this address."""
     for number in range(1, WORKERS + 1):
         container = made.container("worker", number)
         addresses = docker("inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}", container).stdout.split()
@@ -105,22 +109,16 @@ def test_a_run_in_a_killed_workers_hands_ends_in_peer_lost_at_once(scaled: Stack
     waiting.start()
 
     def busy() -> str:
-        for number in range(1, WORKERS + 1):
-            container = scaled.container("worker", number)
-            if "astromesh_http_requests_in_flight 2.0" in docker("exec", container, "python", "-c", METRICS).stdout:
-                return container
-        return ""
+        peers = ask(scaled.url(), "/v1/system/status").json["peers"]
+        return next((str(peer["url"]) for peer in peers if peer["in_flight"]), "")
 
-    victim = wait_until(busy, "a worker has the run")
+    victim = worker_at(scaled, wait_until(busy, "a worker has the run"))
     begun = time.monotonic()
     docker("kill", victim)
     waiting.join(10)
     assert [(answer.status, answer.code) for answer in outcome] == [(502, "peer_lost")]
     assert time.monotonic() - begun < 5
     revive(scaled, victim)
-
-
-METRICS = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8000/metrics').read().decode())"
 
 
 def test_a_paused_worker_hangs_nobody_and_its_conversation_goes_on_elsewhere(scaled: Stack) -> None:
