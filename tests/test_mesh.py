@@ -62,6 +62,20 @@ async def test_nodes_find_each_other_and_a_question_is_answered_across_them(mesh
     assert (summary["cluster_size"], summary["status"], {summary["leader"]}) == (3, "alive", leaders)
 
 
+async def test_a_member_is_known_with_its_services_from_the_first(mesh: Meshed) -> None:
+    gateway = await mesh.node("gateway")
+    starting = asyncio.create_task(mesh.node("worker", WORKER))
+    seen = list[list[str]]()
+
+    async def known() -> bool:
+        seen.extend(row["services"] for row in (await mesh.get(gateway, "/v1/mesh/state"))["nodes"] if row["name"] == "worker")
+        return bool(seen)
+
+    await mesh.until(known, "the worker is known")
+    assert {"agents", "tools", "memory"} <= set(seen[0])
+    await starting
+
+
 async def test_a_killed_worker_leaves_the_routing_at_once_and_its_sessions_go_on_in_the_store_it_shared(mesh: Meshed) -> None:
     gateway = await mesh.node("gateway")
     one, two, inference = await asyncio.gather(

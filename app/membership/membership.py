@@ -101,6 +101,7 @@ class Membership:
     async def run(self, host: str, port: int) -> None:
         """Take part until cancelled; ``host`` and ``port`` are where the node listens for the others."""
         await self._addresses.look_up(host, port)
+        self._say(Load())  # before the first word to anybody: a member without services would be known, and of no use
         self._started = True
         async with asyncio.TaskGroup() as group:
             group.create_task(self._loop.run())
@@ -136,17 +137,20 @@ class Membership:
             if clock() >= due:  # more often is of no use: a load is told with a heartbeat
                 cpu_percent, memory_percent = machine.cpu_percent(), machine.memory_percent()
                 due = clock() + self._settings.heartbeat_interval
-            facts = self._me.facts()
-            keys = {name: sorted(each.keys) for name, each in facts.items() if each.keys is not None}
-            self._loop.update_own(
-                Load(cpu_percent, memory_percent, self._me.in_flight()),
-                services=self._me.services,
-                catalogue_hash=hashlib.blake2b(json.dumps(keys, sort_keys=True).encode(), digest_size=8).hexdigest(),
-                store_id=next((each.store_id for each in facts.values() if each.store_id), ""),
-                draining=self._draining,
-            )
+            self._say(Load(cpu_percent, memory_percent, self._me.in_flight()))
             self._take_in()
             await asyncio.sleep(RENEW_S)
+
+    def _say(self, load: Load) -> None:
+        facts = self._me.facts()
+        keys = {name: sorted(each.keys) for name, each in facts.items() if each.keys is not None}
+        self._loop.update_own(
+            load,
+            services=self._me.services,
+            catalogue_hash=hashlib.blake2b(json.dumps(keys, sort_keys=True).encode(), digest_size=8).hexdigest(),
+            store_id=next((each.store_id for each in facts.values() if each.store_id), ""),
+            draining=self._draining,
+        )
 
     # ---- what happens
 
