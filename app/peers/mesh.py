@@ -14,13 +14,11 @@ from app.connection import BrokenError
 from app.context import background
 from app.mesh.members import Member, Status, View
 from app.node_client import NodeClient
-from app.peers.peer import Peer, PeerFacts
+from app.peers.peer import REFRESH_S, Peer, PeerFacts
 from app.upstream import NotSentError
 
 CATALOGUE_TIMEOUT_S = 2.0
 MAX_CATALOGUE_BYTES = 1024 * 1024
-REFRESH_S = 0.5
-"""How long a request waits for fresh news before it is told that nobody can serve it."""
 LOST_AFTER_S = 2.0
 """What a member was working on is lost when it has been suspect this long: it answered neither this node nor others for some seconds."""
 KEYED = ("agents", "inference")
@@ -39,7 +37,6 @@ class MeshPeers:
         """By node id: the hash that the member gave its catalogue when it was fetched, and what it said."""
         self._heartbeats: dict[str, int] = {}
         """By node id: the heartbeat whose load was taken in. In between, answers tell the load in passing."""
-        self._suspect_since: dict[str, float] = {}
         self._due = asyncio.Event()
         self._changed = asyncio.Event()
         self.skipped_healthy = 0
@@ -78,7 +75,6 @@ class MeshPeers:
                 self._let_go(peer, view.get(node_id))
                 self._catalogues.pop(node_id, None)
                 self._heartbeats.pop(node_id, None)
-                self._suspect_since.pop(node_id, None)
         if peers.keys() != self._peers.keys():
             self._changed.set()
         self._peers, self._all = peers, list(peers.values())
@@ -118,10 +114,9 @@ class MeshPeers:
             self.skipped_healthy += peer.skipped
             peer.skipped = 0
             peer.state, peer.reason = "up", ""
-            self._suspect_since.pop(member.node_id, None)
         elif peer.state != "down":
             peer.state, peer.reason = "suspect", f"it does not answer {'anybody' if suspect else 'this node, though it does others'}"
-        if suspect and now - self._suspect_since.setdefault(member.node_id, now) > LOST_AFTER_S and peer.in_flight:
+        if suspect and now - member.since > LOST_AFTER_S and peer.in_flight:
             log.warning("%s at %s has been silent too long: %d requests are lost", peer.name, peer.url, len(peer.in_flight))
             peer.abort()
         peer.watch(now)

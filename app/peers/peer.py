@@ -7,6 +7,8 @@ from typing import Any, Literal, Protocol
 from app.connection import Connection
 
 WATCH_AFTER_S = 2.0
+REFRESH_S = 0.5
+"""How long a request waits for fresh news before it is told that nobody can serve it."""
 State = Literal["unknown", "up", "suspect", "down"]
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from app.connection import BrokenError
 from app.context import background
 from app.node_client import NodeClient
-from app.peers.peer import Peer, PeerFacts
+from app.peers.peer import REFRESH_S, Peer, PeerFacts
 from app.upstream import NotSentError
 
 PROBE_INTERVAL_S = 2.0
@@ -18,8 +18,8 @@ RETRY_S = (0.1, 0.5)
 """Seconds between probes of a failing peer: the first, doubling up to the second."""
 LOST_AFTER_S = 6.0
 """A peer that answered no probe for this long, for whatever reason, has lost what it was working on (three missed probes)."""
-REFRESH_S, FRESH_S = 0.5, 0.1
-"""How long a request waits for fresh news before it is told that nobody can serve it, and how old news may be to count as fresh."""
+FRESH_S = 0.1
+"""How old news may be to count as fresh."""
 MAX_STATUS_BYTES = 1024 * 1024
 log = logging.getLogger(__name__)
 
