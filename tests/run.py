@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTEST = (sys.executable, "-m", "pytest")
+PARALLEL = ("-n", "auto", "--dist", "worksteal")
 PATIENCE = 3
 """A suite is stopped at this many times its budget: a slow machine is told so, a hanging suite ends."""
 
@@ -90,7 +91,7 @@ SUITES = (
             (str(Path(sys.executable).parent / "shellcheck"), "entrypoint.sh", ".ci/run"),
         ),
     ),
-    Suite("fast", 120, ((*PYTEST, "-m", "not compose and not image and not netns and not mesh30"),)),
+    Suite("fast", 120, ((*PYTEST, *PARALLEL, "-m", "not compose and not image and not netns and not mesh30"),)),
     Suite(
         "image",
         240,
