@@ -9,7 +9,8 @@ from urllib.parse import SplitResult, urlsplit
 from jsonschema import FormatChecker
 
 FORMATS = FormatChecker(formats=())
-"""The JSON Schema formats of configuration files: node-url, url, origin, host, bind. What is not text is another rule's business."""
+"""The JSON Schema formats of configuration files: node-url, url, origin, host, bind, network. What is not text is
+another rule's business."""
 
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOSTNAME = re.compile(rf"(?=.{{1,253}}\.?$){_LABEL}(\.{_LABEL})*\.?")
@@ -113,6 +114,13 @@ def _is_ip(text: str) -> bool:
     return True
 
 
-_CHECKS = {"node-url": check_node_url, "url": check_url, "origin": check_origin, "host": check_host, "bind": parse_bind}
+_CHECKS = {
+    "node-url": check_node_url,
+    "url": check_url,
+    "origin": check_origin,
+    "host": check_host,
+    "bind": parse_bind,
+    "network": ipaddress.ip_network,
+}
 for _name, _check in _CHECKS.items():
     FORMATS.checks(_name, raises=ValueError)(lambda value, check=_check: not isinstance(value, str) or bool(check(value)))

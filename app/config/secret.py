@@ -61,7 +61,7 @@ def _secret(environ: Mapping[str, str], name: str) -> str | Problem:
     if environ.get(name):
         return Problem(ENVIRONMENT, f"is set, and {variable} too", name, remedy="set one of the two")
     try:
-        return _content(Path(environ[variable]))
+        return content_of(Path(environ[variable]))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         remedy = "check the path, its permissions and its content"
@@ -124,7 +124,7 @@ class KeyFile:
 
     def _read(self) -> None:
         try:
-            keys, problems = parse_secrets(self._variable, _content(self._file))
+            keys, problems = parse_secrets(self._variable, content_of(self._file))
         except (OSError, ValueError) as error:
             log.warning("%s_FILE names %s, which gives no key now (%s); the keys stay as they were", self._variable, self._file, error)
             return
@@ -139,7 +139,7 @@ def _encoded(keys: tuple[str, ...]) -> tuple[bytes, ...]:
     return tuple(key.encode() for key in keys)
 
 
-def _content(file: Path) -> str:
+def content_of(file: Path) -> str:
     """What the file holds, without a final line end; an empty one is refused, for no key would mean that anyone may call."""
     try:
         text = re.sub(r"\r?\n\Z", "", file.read_bytes().decode("utf-8"))

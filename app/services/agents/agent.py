@@ -20,18 +20,26 @@ class ModelChoice:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool that the agent may use. ``type`` is builtin, agent or client; ``parameters`` is a JSON Schema, None without one."""
+    """A tool that the agent may use. ``type`` is builtin, agent, client or webhook; ``parameters`` is a JSON Schema, None without one.
+
+    ``url`` and ``headers`` are a webhook's, and never shown: they may hold secrets.
+    """
 
     name: str
     type: str
     description: str = ""
     parameters: Mapping[str, Any] | None = None
     agent: str = ""
+    url: str = field(default="", repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """One agent. ``memory_turns`` is None without memory; ``unavailable`` says why this build cannot run it, "" when it can."""
+    """One agent. ``memory_turns`` is None without memory; ``unavailable`` says why this build cannot run it, "" when it can.
+
+    ``permitted`` are the tools that it may call, None for all of them.
+    """
 
     name: str
     file: str
@@ -47,10 +55,14 @@ class Agent:
     max_iterations: int = 10
     timeout_s: float = 300.0
     tools: tuple[Tool, ...] = ()
+    permitted: frozenset[str] | None = None
     memory_turns: int | None = None
     unenforced_guardrails: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     unavailable: str = ""
+
+    def may_call(self, tool: str) -> bool:
+        return self.permitted is None or tool in self.permitted
 
     def row(self) -> dict[str, Any]:
         """The agent in a list."""

@@ -32,7 +32,8 @@ class Catalogue:
     async def announce(self, agent: Agent) -> list[dict[str, Any]]:
         """The agent's tools as OpenAI functions. Raises what the tools service raises when it has to be asked and cannot be; where only
         news of known tools is wanted, what is known goes on."""
-        wanted = {tool.name for tool in agent.tools if tool.type == "builtin"}
+        tools = [tool for tool in agent.tools if agent.may_call(tool.name)]
+        wanted = {tool.name for tool in tools if tool.type == "builtin"}
         known = wanted <= self._builtin.keys()
         if wanted and not (known and self._fresh()):
             try:
@@ -40,9 +41,11 @@ class Catalogue:
             except NodeError:
                 if not known:
                     raise
-        for name in sorted(wanted - self._builtin.keys()):
-            log.warning("agent %s: there is no builtin tool %r; its model is not told of it", agent.name, name)
-        return [self._function(tool) for tool in agent.tools if tool.type != "builtin" or tool.name in self._builtin]
+        usable = {name for name in wanted & self._builtin.keys() if self._builtin[name].get("available", True)}
+        for name in sorted(wanted - usable):
+            reason = self._builtin.get(name, {}).get("reason") or "there is no such builtin tool"
+            log.warning("agent %s: its model is not told of the tool %r: %s", agent.name, name, reason)
+        return [self._function(tool) for tool in tools if tool.type != "builtin" or tool.name in usable]
 
     def _fresh(self) -> bool:
         return asyncio.get_running_loop().time() - self._asked_at < _KEPT_S

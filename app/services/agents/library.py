@@ -30,10 +30,10 @@ class BrokenFile:
 
 
 class Library:
-    """The agents of one folder by name, and the files that gave none. Empty until ``load``."""
+    """The agents of one folder by name, and the files that gave none. Empty until ``load``. ``environ`` has the variables they name."""
 
-    def __init__(self, folder: Path, defaults: Orchestration) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, defaults: Orchestration, environ: Mapping[str, str] | None = None) -> None:
+        self._folder, self._environ = folder, environ
         self._defaults = defaults
         self.agents: dict[str, Agent] = {}
         self.broken: list[BrokenFile] = []
@@ -55,7 +55,7 @@ class Library:
         try:
             document = read(path)
             name = _name_in(document) or name
-            agent = read_agent(document, self._defaults)
+            agent = read_agent(document, self._defaults, self._environ)
             if known := self.agents.get(name):
                 message = f"{name!r} is the name in {known.file} already"
                 raise ConfigError([document.problem(("metadata", "name"), message, "rename one of the two")])

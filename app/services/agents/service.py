@@ -20,7 +20,7 @@ class Agents:
     def __init__(self, config: Mapping[str, Any], node: NodeContext) -> None:
         settings = Settings(**{key: value for key, value in config.items() if key != "defaults"})
         defaults = Orchestration().filled(config.get("defaults", {}).get("orchestration", {}))
-        self._library = Library(node.config_dir / "agents", defaults)
+        self._library = Library(node.config_dir / "agents", defaults, node.environ)
         self._routes = Routes(self._library, Runner(node.locate, settings), node.store_id).all()
 
     @property

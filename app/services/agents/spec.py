@@ -9,14 +9,18 @@ from typing import Any
 from jinja2 import TemplateSyntaxError
 from jsonschema import Draft202012Validator, SchemaError
 
-from app.config.yaml import Document, check
+from app.config.address import check_url
+from app.config.variables import expand
+from app.config.yaml import Document, check, nearest
 from app.errors import ConfigError, Problem
 from app.services.agents.agent import DEFAULT_MODEL, Agent, ModelChoice, Tool
 from app.services.agents.prompt import Prompt
 from app.services.agents.settings import Orchestration
 
 MEMORY_TURNS = 20
-_TOOL_TYPES = {"builtin": "builtin", "agent": "agent", "client": "client", "internal": "client"}
+_TOOL_TYPES = {"builtin": "builtin", "agent": "agent", "client": "client", "internal": "client", "webhook": "webhook"}
+_NETWORK, _FILES = frozenset({"http_request"}), frozenset({"read_file"})
+"""The builtin tools that a permission turned off takes away."""
 _NOT_ACTED_ON = (
     "model.extra",
     "model.routing",
@@ -28,19 +32,19 @@ _NOT_ACTED_ON = (
     "memory.conversational.max_tokens",
     "memory.conversational.ttl",
     "memory.semantic",
-    "permissions",
+    "permissions.execution",
     "output_schema",
     "chain",
     "program",
 )
 
 
-def read_agent(document: Document, defaults: Orchestration) -> Agent:
-    """The agent of a file. Raises ConfigError with every problem in it."""
+def read_agent(document: Document, defaults: Orchestration, environ: Mapping[str, str] | None = None) -> Agent:
+    """The agent of a file; ``environ`` has the variables that it names. Raises ConfigError with every problem in it."""
     problems = check(document, _schema())
     if problems:
         raise ConfigError(problems)
-    reading = _Reading(document)
+    reading = _Reading(document, environ or {})
     agent = reading.agent(defaults)
     if reading.problems:
         raise ConfigError(reading.problems)
@@ -56,8 +60,8 @@ def _schema() -> Mapping[str, Any]:
 class _Reading:
     """One file whose shape is right; ``problems`` collects what a schema cannot see."""
 
-    def __init__(self, document: Document) -> None:
-        self.document = document
+    def __init__(self, document: Document, environ: Mapping[str, str]) -> None:
+        self.document, self.environ = document, environ
         self.spec: Mapping[str, Any] = document.data["spec"]
         self.problems: list[Problem] = []
 
@@ -79,6 +83,7 @@ class _Reading:
             max_iterations=orchestration.max_iterations,
             timeout_s=orchestration.timeout_s,
             tools=tuple(self.tools()),
+            permitted=self.permitted(),
             memory_turns=self.memory_turns(),
             unenforced_guardrails=tuple(self.guardrails()),
             warnings=tuple(self.warnings()),
@@ -113,7 +118,33 @@ class _Reading:
             if tool["type"] in _TOOL_TYPES:
                 parameters = self.parameters(tool, index)
                 description, target = tool.get("description", ""), tool.get("agent", "")
-                yield Tool(tool["name"], _TOOL_TYPES[tool["type"]], description, parameters, target)
+                yield Tool(tool["name"], _TOOL_TYPES[tool["type"]], description, parameters, target, *self.webhook(tool, index))
+
+    def webhook(self, tool: Mapping[str, Any], index: int) -> tuple[str, Mapping[str, str]]:
+        """The URL and the headers of a webhook tool, with the values of the variables in them."""
+        if tool["type"] != "webhook":
+            return "", {}
+        expanded, problems = expand(self.document, ("spec", "tools", index), self.environ)
+        self.problems += problems
+        if "url" not in tool:
+            self.problem(("tools", index, "url"), "is missing", "write the URL that the arguments are sent to")
+        elif not problems:
+            try:
+                check_url(expanded["url"].partition("?")[0])
+            except ValueError as error:
+                self.problem(("tools", index, "url"), str(error), "write one like https://example.org/hook")
+        return expanded.get("url", ""), expanded.get("headers", {})
+
+    def permitted(self) -> frozenset[str] | None:
+        """The names of the tools that may be called; None for all."""
+        permissions = self.spec.get("permissions", {})
+        types = {tool["name"]: tool["type"] for tool in self.spec.get("tools", [])}
+        allowed = set(permissions.get("allowed_actions", types))
+        if permissions.get("network") is False:
+            allowed -= _NETWORK | {name for name, kind in types.items() if kind == "webhook"}
+        if permissions.get("filesystem") is False:
+            allowed -= _FILES
+        return None if allowed == set(types) else frozenset(allowed)
 
     def parameters(self, tool: Mapping[str, Any], index: int) -> Mapping[str, Any] | None:
         if "parameters" not in tool:
@@ -155,11 +186,21 @@ class _Reading:
         for tool in self.spec.get("tools", []):
             if tool["type"] not in _TOOL_TYPES:
                 yield f"tool `{tool['name']}`: type `{tool['type']}` is not in this build; the model is not told of it"
+        yield from self.permission_warnings()
         backend = self.spec.get("memory", {}).get("conversational", {}).get("backend", "sqlite")
         if backend != "sqlite":
             yield f"memory backend `{backend}` is not in this build; the memory service's own store is used"
         if guarded := list(self.guardrails()):
             yield f"guardrails are written and NOT enforced by this build: {', '.join(guarded)}"
+
+    def permission_warnings(self) -> Iterator[str]:
+        permissions, names = self.spec.get("permissions", {}), [tool["name"] for tool in self.spec.get("tools", [])]
+        for name in permissions.get("allowed_actions", ()):
+            if name not in names:
+                yield f"`spec.permissions.allowed_actions` names `{name}`, which is no tool of this agent; {nearest(name, names)}"
+        for name in ("network", "filesystem"):
+            if not isinstance(permissions.get(name, True), bool):
+                yield f"`spec.permissions.{name}` is acted on only as true or false; what it says is not enforced by this build"
 
     def problem(self, path: tuple[str | int, ...], message: str, remedy: str) -> None:
         self.problems.append(self.document.problem(("spec", *path), message, remedy))

@@ -45,15 +45,14 @@ class Registry:
         self._schemas = {name: validator({"properties": {"arguments": tool.parameters}}) for name, tool in self._tools.items()}
 
     def describe(self) -> list[dict[str, Any]]:
-        return [
-            {"name": tool.name, "description": tool.description, "parameters": tool.parameters, "type": "builtin"}
-            for tool in self._tools.values()
-        ]
+        return [_row(tool) for tool in self._tools.values()]
 
     async def execute(self, name: str, arguments: Mapping[str, Any]) -> Outcome:
         """Run one tool. Raises ToolNotFound, or InvalidBody for arguments that do not fit; what the tool itself cannot do is an Outcome."""
         if name not in self._tools:
             raise ToolNotFound(f"There is no tool {name!r} here; {nearest(name, self._tools)}", param="tool_name")
+        if reason := unavailable(self._tools[name]):
+            return Outcome(name, error=f"{name} is off on this node: {reason}.")
         check({"arguments": arguments}, self._schemas[name])
         begun = time.perf_counter()
         try:
@@ -79,3 +78,14 @@ class Registry:
         if size > limit:
             raise ToolError(f"{tool.name} gave {size} bytes, more than {limit} (spec.tools.max_result_bytes); ask for less.")
         return result
+
+
+def unavailable(tool: Tool) -> str:
+    """Why a tool is off, "" when it is not."""
+    return str(getattr(tool, "unavailable", ""))
+
+
+def _row(tool: Tool) -> dict[str, Any]:
+    row = {"name": tool.name, "description": tool.description, "parameters": tool.parameters, "type": "builtin"}
+    reason = unavailable(tool)
+    return row | {"available": not reason} | ({"reason": reason} if reason else {})

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.routing import BaseRoute
 
 from app.services.contract import Check, Facts, NodeContext
-from app.services.tools.builtin import builtin_tools
+from app.services.tools.builtin import CONFIGURED, builtin_tools
 from app.services.tools.registry import Registry, ToolSettings
 from app.services.tools.routes import routes
 
@@ -16,7 +16,9 @@ class Tools:
     """The builtin tools. It keeps nothing, so any node that has it answers alike."""
 
     def __init__(self, config: Mapping[str, Any], node: NodeContext) -> None:
-        self._registry = Registry(builtin_tools(), ToolSettings(**config))
+        sections = {name: config[name] for name in CONFIGURED if name in config}
+        settings = ToolSettings(**{name: value for name, value in config.items() if name not in CONFIGURED})
+        self._registry = Registry(builtin_tools(sections, node.locate), settings)
         self.routes: Sequence[BaseRoute] = routes(self._registry)
 
     @asynccontextmanager
@@ -30,5 +32,7 @@ class Tools:
         return Facts()
 
     async def check(self) -> Mapping[str, Check]:
-        names = ", ".join(tool["name"] for tool in self._registry.describe())
-        return {"tools": Check("ok", f"there is {names}")}
+        tools = self._registry.describe()
+        names = ", ".join(tool["name"] for tool in tools if tool["available"])
+        off = "".join(f"; {tool['name']} is off: {tool['reason']}" for tool in tools if not tool["available"])
+        return {"tools": Check("ok", f"there is {names}{off}")}

@@ -9,7 +9,10 @@ class ToolError(Exception):
 
 
 class Tool(Protocol):
-    """``parameters`` is a JSON Schema (2020-12) of an object without additional properties; ``run`` gets arguments that fit it."""
+    """``parameters`` is a JSON Schema (2020-12) of an object without additional properties; ``run`` gets arguments that fit it.
+
+    A tool that needs configuration says in ``unavailable`` what is missing, "" when nothing is.
+    """
 
     @property
     def name(self) -> str: ...

@@ -90,6 +90,7 @@ def test_every_public_field_is_accepted(tmp_path: Path) -> None:
         ("clerk", "agent"),
         ("map", "client"),
         ("old_map", "client"),
+        ("hook", "webhook"),
     ]
 
 
@@ -98,8 +99,8 @@ def test_every_public_field_is_accepted(tmp_path: Path) -> None:
     [
         *("spec.model.extra", "spec.model.routing", "spec.model.roles", "spec.prompts.templates", "spec.orchestration.role_map"),
         *("spec.orchestration.stages", "spec.orchestration.narrate", "spec.memory.conversational.max_tokens"),
-        *("spec.memory.conversational.ttl", "spec.memory.semantic", "spec.permissions", "spec.output_schema", "spec.chain"),
-        *("spec.program", "tool `hook`", "tool `docs`", "tool `files`", "tool `remote`", "backend `redis`", "guardrails"),
+        *("spec.memory.conversational.ttl", "spec.memory.semantic", "spec.permissions.execution", "spec.output_schema", "spec.chain"),
+        *("spec.program", "tool `docs`", "tool `files`", "tool `remote`", "backend `redis`", "guardrails"),
     ],
 )
 def test_a_field_that_is_not_acted_on_is_named_once(tmp_path: Path, named: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,6 +15,7 @@ from app.body import validator
 from app.call import call
 from app.errors import InvalidBody, NodeError, ToolNotFound, UnsupportedMediaType
 from app.services.tools import Tools
+from app.services.tools.builtin import CONFIGURED
 from app.services.tools.registry import Registry, ToolSettings
 from tests.support import mounted, node_context
 
@@ -39,9 +40,10 @@ async def execute(app: ASGIApp, tool_name: str, **arguments: Any) -> Any:
 async def test_tools_are_listed_with_their_parameters(app: ASGIApp, path: str) -> None:
     answer = await ask(app, "GET", path)
     assert answer["count"] == len(answer["tools"])
-    assert {tool["name"] for tool in answer["tools"]} == {"calculator", "datetime_now"}
+    assert {tool["name"] for tool in answer["tools"]} == {"calculator", "datetime_now", *CONFIGURED, "json_transform"}
     for tool in answer["tools"]:
-        assert tool.keys() == {"name", "description", "parameters", "type"}
+        assert tool.keys() - {"reason"} == {"name", "description", "parameters", "type", "available"}
+        assert tool["available"] is (tool["name"] not in {"http_request", "read_file"})
         assert tool["type"] == "builtin"
         assert tool["parameters"]["additionalProperties"] is False
         validator(tool["parameters"])
@@ -155,7 +157,8 @@ async def test_a_timeout_of_the_callers_own_stays_the_callers() -> None:
 
 async def test_the_check_names_the_tools(tmp_path: Path) -> None:
     service = Tools({}, node_context(tmp_path))
-    assert (await service.check())["tools"].message == "there is calculator, datetime_now"
+    told = (await service.check())["tools"].message
+    assert told.startswith("there is calculator, datetime_now, json_transform, text_summarize; http_request is off: ")
     assert service.facts().keys is None
 
 
@@ -164,7 +167,7 @@ def test_schema_settings_and_reference_agree() -> None:
     schema = json.loads((root / "app/services/tools/schema.json").read_bytes())["configuration"]
     validator(schema)
     fields = {each.name: each.default for each in dataclasses.fields(ToolSettings)}
-    assert schema["properties"].keys() == fields.keys()
+    assert schema["properties"].keys() == fields.keys() | set(CONFIGURED)
     assert schema["additionalProperties"] is False
     reference = (root / "docs/tools.md").read_text()
     for name, default in fields.items():
