@@ -7,7 +7,7 @@ from app.services import SERVICES
 _OWNERS = {segment: (service, key_at) for service, entry in SERVICES.items() for segment, key_at in entry.paths.items()}
 _ROUTES = frozenset({"/v1/agents", "/v1/agents/{}", "/v1/agents/{}/run", "/v1/chat/completions", "/v1/embeddings", "/v1/providers"})
 _ROUTES |= {"/v1/models", "/v1/models/{}", "/v1/tools", "/v1/tools/builtin", "/v1/tools/execute", "/v1/memory/{}/history/{}"}
-_ROUTES |= {"/v1/memory/{}/history/{}/turns/{}", "/v1/system/status", "/v1/system/doctor", "/v1/health"}
+_ROUTES |= {"/v1/memory/{}/history/{}/turns/{}", "/v1/system/status", "/v1/system/doctor", "/v1/health", "/v1/metrics"}
 _ROUTES |= {"/v1/mesh/state", "/v1/mesh/join", "/v1/mesh/gossip", "/v1/mesh/sync", "/v1/mesh/probe", "/v1/mesh/leave"}
 _ROUTES |= {"/livez", "/readyz", "/metrics"}
 _WORDS = frozenset(word for route in _ROUTES for word in route.split("/")) - {"{}"}

@@ -5,7 +5,7 @@ import logging
 import math
 import time
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import paths
@@ -16,6 +16,7 @@ from app.edge.cycle import CYCLE
 from app.edge.exchange import EndedError, Exchange, too_large
 from app.edge.head import Head, read_head, request_id_of
 from app.errors import DeadlineExceeded, NodeError, NotBegun, NotFound, RequestTimeout, ShuttingDown
+from app.metrics import Histogram
 
 log = logging.getLogger("app.edge")
 access_log = logging.getLogger("app.access")

@@ -14,6 +14,7 @@ from app.services.agents.completion import Message, ToolCall
 from app.services.agents.conversation import Conversation, mend
 from app.services.agents.events import Emit
 from app.services.agents.excerpt import size_of
+from app.services.agents.metrics import Metrics
 from app.services.agents.model import Model
 from app.services.agents.react import Bounds, Loop
 from app.services.agents.settings import Settings
@@ -68,12 +69,20 @@ class Result:
 class Runner:
     """Runs agents with what the other services of the node give."""
 
-    def __init__(self, locate: Locate, settings: Settings) -> None:
+    def __init__(self, locate: Locate, settings: Settings, metrics: Metrics) -> None:
         self._locate = locate
         self._settings = settings
+        self._metrics = metrics
         self._catalogue = Catalogue(locate)
 
     async def run(self, agent: Agent, question: Question, emit: Emit) -> Result:
+        """Run an agent and measure it; see ``_bounded`` for what is raised."""
+        with self._metrics.run(agent.name) as timed:
+            result = await self._bounded(agent, question, emit)
+            timed.outcome = result.outcome
+        return result
+
+    async def _bounded(self, agent: Agent, question: Question, emit: Emit) -> Result:
         """Raises AgentUnavailable, DeadlineExceeded with the limit that was reached, or what a service that the run needs raises."""
         if agent.unavailable:
             raise AgentUnavailable(f"Agent {agent.name!r} cannot run: {agent.unavailable}.")
@@ -120,7 +129,7 @@ class Runner:
 
     def _loop(self, agent: Agent, question: Question, emit: Emit) -> Loop:
         usage = Usage()
-        toolbox = Toolbox(self._locate, agent, self._settings, usage)
+        toolbox = Toolbox(self._locate, agent, self._settings, usage, self._metrics)
         model = Model(self._locate, agent.models, question.parameters)
         bounds = Bounds(agent.max_iterations, self._settings.parallel_tool_calls, question.hand_over)
         return Loop(model, toolbox, bounds, usage, emit, question.streaming)

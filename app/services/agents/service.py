@@ -8,6 +8,7 @@ from typing import Any
 from starlette.routing import BaseRoute
 
 from app.services.agents.library import Library
+from app.services.agents.metrics import Metrics
 from app.services.agents.routes import Routes
 from app.services.agents.run import Runner
 from app.services.agents.settings import Orchestration, Settings
@@ -21,7 +22,7 @@ class Agents:
         settings = Settings(**{key: value for key, value in config.items() if key != "defaults"})
         defaults = Orchestration().filled(config.get("defaults", {}).get("orchestration", {}))
         self._library = Library(node.config_dir / "agents", defaults, node.environ)
-        self._routes = Routes(self._library, Runner(node.locate, settings), node.store_id).all()
+        self._routes = Routes(self._library, Runner(node.locate, settings, Metrics(node.metrics)), node.store_id).all()
 
     @property
     def routes(self) -> Sequence[BaseRoute]:

@@ -13,6 +13,7 @@ from app.errors import NodeError
 from app.services.agents.agent import Agent, Tool
 from app.services.agents.completion import ToolCall
 from app.services.agents.fetch import fetch
+from app.services.agents.metrics import Metrics
 from app.services.agents.settings import Settings
 from app.services.agents.usage import Usage
 from app.services.contract import Locate
@@ -49,8 +50,8 @@ class _ToolFailed(Exception):
 class Toolbox:
     """The tools of one agent during one run; what agents called by it use is added to ``usage``."""
 
-    def __init__(self, locate: Locate, agent: Agent, settings: Settings, usage: Usage) -> None:
-        self._locate = locate
+    def __init__(self, locate: Locate, agent: Agent, settings: Settings, usage: Usage, metrics: Metrics) -> None:
+        self._locate, self._metrics = locate, metrics
         self._agent = agent
         self._tools = {tool.name: tool for tool in agent.tools}
         self._settings = settings
@@ -62,12 +63,14 @@ class Toolbox:
 
     async def carry_out(self, call: ToolCall) -> ToolResult:
         began = time.perf_counter()
-        try:
-            result = await self._carry_out(call)
-        except (_ToolFailed, NodeError) as error:
-            result = ToolResult(call, "error", str(error), None)
-        except RecursionError:  # from whatever reads or writes the JSON on the way to the tool and back
-            result = ToolResult(call, "error", _TOO_DEEP, None)
+        with self._metrics.call(call.name if call.name in self._tools else "unknown") as timed:
+            try:
+                result = await self._carry_out(call)
+            except (_ToolFailed, NodeError) as error:
+                result = ToolResult(call, "error", str(error), None)
+            except RecursionError:  # from whatever reads or writes the JSON on the way to the tool and back
+                result = ToolResult(call, "error", _TOO_DEEP, None)
+            timed.outcome = result.status
         duration_ms = round((time.perf_counter() - began) * 1000, 3)
         return replace(result, text=self._cut(result.text), duration_ms=duration_ms)
 

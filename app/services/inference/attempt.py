@@ -7,36 +7,37 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from typing import Any, TypeVar
-
-from prometheus_client import Counter
+from typing import Any
 
 from app.context import current
 from app.errors import DeadlineExceeded, NodeError, ProviderError, ProviderRateLimited, ProviderTimeout, ProviderUnavailable
 from app.services.inference.catalog import Choice
 from app.services.inference.configuration import Configuration
+from app.services.inference.metrics import Metrics, Operation
 from app.sse import encode
 
-T = TypeVar("T")
 DONE = encode("[DONE]")
 log = logging.getLogger(__name__)
 
 
 class Attempts:
-    """Attempts of one service; ``requests`` counts them by provider and outcome."""
+    """Attempts of one service, measured by ``metrics``."""
 
-    def __init__(self, configuration: Configuration, requests: Counter) -> None:
+    def __init__(self, configuration: Configuration, metrics: Metrics) -> None:
         self._configuration = configuration
-        self._requests = requests
+        self._metrics = metrics
 
-    async def answer(self, choices: Sequence[Choice], ask: Callable[[Choice], Awaitable[T]]) -> T:
-        """What ``ask`` returns for the first choice that does not fail; raises the first choice's error when all do."""
+    async def answer(self, name: str, choices: Sequence[Choice], ask: Callable[[Choice], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+        """What ``ask`` returns for the first choice that does not fail; raises the first choice's error when all do. ``name`` is what
+        it asks for: chat or embeddings."""
         failures: list[ProviderError] = []
         for choice in choices:
             try:
-                with self._tracked(choice):
+                with self._tracked(name, choice) as operation:
                     async with bounded(choice, self._configuration.answer_timeout_s, "an answer"):
-                        return await ask(choice)
+                        answer = await ask(choice)
+                    operation.used(answer.get("usage"))
+                    return answer
             except ProviderError as error:
                 failures.append(_noted(choice, error))
         raise failures[0]
@@ -47,8 +48,8 @@ class Attempts:
         for choice in choices:
             begun = False
             try:
-                with self._tracked(choice):
-                    async with aclosing(self._content(choice, request)) as events:
+                with self._tracked("chat", choice) as operation:
+                    async with aclosing(self._content(choice, request, operation)) as events:
                         async for event in events:
                             begun = True
                             yield event
@@ -61,7 +62,7 @@ class Attempts:
                 failures.append(_noted(choice, error))
         raise failures[0]
 
-    async def _content(self, choice: Choice, request: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
+    async def _content(self, choice: Choice, request: Mapping[str, Any], operation: Operation) -> AsyncGenerator[bytes, None]:
         loop = asyncio.get_running_loop()
         limit, what = self._configuration.first_token_timeout_s, "its first content"
         held, content_due = b"", loop.time() + limit
@@ -71,7 +72,9 @@ class Attempts:
                     chunk = await anext(chunks, None)
                 if chunk is None:
                     break
+                operation.used_in(chunk.data)
                 if chunk.content:
+                    operation.content()
                     yield held + encode(chunk.data)
                     held, what, limit = b"", "more of its answer", self._configuration.idle_timeout_s
                     content_due = 0.0
@@ -83,24 +86,25 @@ class Attempts:
             yield held
 
     @contextmanager
-    def _tracked(self, choice: Choice) -> Iterator[None]:
+    def _tracked(self, name: str, choice: Choice) -> Iterator[Operation]:
         attached, loop = choice.attached, asyncio.get_running_loop()
         if wait_s := attached.breaker.enter(loop.time()):
-            self._requests.labels(attached.name, "circuit_open").inc()
+            self._metrics.refused(attached.name)
             raise ProviderUnavailable(
                 f"Provider {attached.name!r} failed several times in a row and is left alone for another {wait_s:.0f} s.",
                 headers={"Retry-After": str(max(1, round(wait_s)))},
             )
         outcome, success = "cancelled", None
+        operation = self._metrics.operation(name, attached.name, choice.model)
         try:
-            yield
+            yield operation
             outcome, success = "ok", True
         except NodeError as error:
             outcome, success = error.code if isinstance(error, ProviderError) else f"status_{error.status}", _verdict(error)
             raise
         finally:
             attached.breaker.leave(loop.time(), success)
-            self._requests.labels(attached.name, outcome).inc()
+            operation.ended(outcome)
 
 
 def provider_request(choice: Choice, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from importlib.resources import files
 from typing import Any
 
 import aiohttp
-from prometheus_client import Counter
 from starlette.routing import BaseRoute
 
 from app.errors import NodeError, ProviderUnavailable
@@ -20,6 +19,7 @@ from app.services.inference.breaker import Breaker, BreakerPolicy
 from app.services.inference.builtin import OWNED_BY, Builtin
 from app.services.inference.catalog import DEFAULT, Attached, Catalog, Choice
 from app.services.inference.configuration import configure
+from app.services.inference.metrics import Metrics
 from app.services.inference.ollama import Ollama
 from app.services.inference.openai_compat import OpenAICompat
 from app.services.inference.provider import Provider, ProviderSpec
@@ -38,10 +38,7 @@ class Inference:
         self._node = node
         self._catalog = Catalog(())
         self._fallbacks = self._configuration.fallbacks
-        counter = Counter(
-            "astromesh_inference_requests", "Requests to providers, by outcome", ["provider", "outcome"], registry=node.metrics
-        )
-        self._attempts = Attempts(self._configuration, counter)
+        self._attempts = Attempts(self._configuration, Metrics(node.metrics))
         schemas: Mapping[str, Any] = json.loads(files(__package__).joinpath("schema.json").read_bytes())
         self._file_schema = schemas["providers_file"]
         self._routes = make_routes(self, schemas["requests"])
@@ -82,7 +79,7 @@ class Inference:
         async def ask(choice: Choice) -> dict[str, Any]:
             return await choice.attached.provider.complete(provider_request(choice, request))
 
-        return await self._attempts.answer(await self._choices(request), ask)
+        return await self._attempts.answer("chat", await self._choices(request), ask)
 
     async def stream(self, request: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
         """A chat completion as server-sent events; fails before the first of them, or breaks off with an error."""
@@ -97,7 +94,7 @@ class Inference:
             wanted = {key: value for key, value in request.items() if key != "session_id"}
             return await choice.attached.provider.embed({**wanted, "model": choice.model})
 
-        return await self._attempts.answer((await self._catalog.resolve(request.get("model") or DEFAULT))[:1], ask)
+        return await self._attempts.answer("embeddings", (await self._catalog.resolve(request.get("model") or DEFAULT))[:1], ask)
 
     def models(self) -> list[dict[str, Any]]:
         return [
