@@ -16,6 +16,7 @@ from app.context import RequestContext, current
 from app.errors import Misdirected, NodeError, PeerLost, ServiceUnavailable
 from app.node_client import NodeClient
 from app.peers.peer import Peer, Peers
+from app.services import SERVICES
 from app.upstream import Answer, NotSentError
 
 REPLAY_BYTES = 256 * 1024
@@ -93,6 +94,11 @@ class Forwarder:
         self._client, self._peers = client, peers
         labels = ["service", "outcome"]
         self._outcomes = Counter("astromesh_forwards", "Requests sent to peers, by service and outcome.", labels, registry=registry)
+        told = "Requests for a service that is not here and that no peer could take."
+        self._without_peer = Counter("astromesh_requests_without_peer", told, ["service"], registry=registry)
+        for name in (name for name, entry in SERVICES.items() if entry.forwarded):
+            self._without_peer.labels(name)  # from the start, so that Prometheus sees the first one
+        self._counters: dict[tuple[str, str], Counter] = {}
 
     async def relay(self, service: str, peers: Iterable[Peer], request: tuple[Scope, Receive, Send]) -> None:
         """Relay to the first peer that takes the request. Raises PeerLost, Misdirected or ServiceUnavailable."""
@@ -108,20 +114,41 @@ class Forwarder:
             try:
                 await attempt.run(self._send(peer, scope, context, body))
             except _NotBegun as refusal:
-                self._outcomes.labels(service, "not_begun").inc()
+                self._count(service, "not_begun")
                 refusals.append(f"{peer.name}: {refusal}")
                 if body.begun:  # what was streamed of the body is gone, and a part of it must not be taken for the whole
                     break
             except _Lost as loss:
-                self._outcomes.labels(service, "lost").inc()
+                self._count(service, "lost")
                 self._peers.failed(peer, str(loss))
                 if attempt.answering or not repeatable:
                     raise PeerLost(f"Node {peer.name} was lost while it worked on this ({loss}); it may have done it or not.") from loss
                 refusals.append(f"{peer.name}: {loss}")
+            except asyncio.CancelledError:  # whoever asked is gone, or the time is over
+                self._count(service, "cancelled")
+                raise
             else:
-                self._outcomes.labels(service, "answered").inc()
+                self._count(service, "answered")
                 return
-        raise unavailable(service, context, refusals)
+        raise self.unavailable(service, context, refusals)
+
+    def _count(self, service: str, outcome: str) -> None:
+        found = self._counters.get((service, outcome))
+        if found is None:
+            found = self._counters[service, outcome] = self._outcomes.labels(service, outcome)
+        found.inc()
+
+    def unavailable(self, service: str, context: RequestContext, refusals: Sequence[str]) -> NodeError:
+        """The error when no peer took a request: 421 to the node that passed it on, so that it asks another; 503 to a client."""
+        self._without_peer.labels(service).inc()
+        told = f" ({'; '.join(refusals)})" if refusals else ""
+        if context.hops:
+            return Misdirected(
+                f"The service {service} is not on this node, and no peer of it that this request has not passed offers it{told}."
+            )
+        return ServiceUnavailable(
+            f"The service {service} is not on this node, and no peer can give it now{told}.", headers={"Retry-After": "1"}
+        )
 
     async def _send(self, peer: Peer, scope: Scope, context: RequestContext, body: Body) -> Answer:
         query = scope["query_string"]
@@ -197,15 +224,3 @@ def _end_to_end(headers: Headers, dropped: frozenset[bytes]) -> list[tuple[bytes
         return kept
     tokens = {token.strip().lower() for value in named for token in value.split(b",")}
     return [header for header in kept if header[0] not in tokens]
-
-
-def unavailable(service: str, context: RequestContext, refusals: Sequence[str]) -> NodeError:
-    """The error when no peer took a request: 421 to the node that passed it on, so that it asks another; 503 to a client."""
-    told = f" ({'; '.join(refusals)})" if refusals else ""
-    if context.hops:
-        return Misdirected(
-            f"The service {service} is not on this node, and no peer of it that this request has not passed offers it{told}."
-        )
-    return ServiceUnavailable(
-        f"The service {service} is not on this node, and no peer can give it now{told}.", headers={"Retry-After": "1"}
-    )

@@ -1,6 +1,7 @@
 """Histograms that also know the least and the most that was observed, and label values that stay few."""
 
 import math
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,10 +19,13 @@ class Histogram(prometheus_client.Histogram):
     def _metric_init(self) -> None:
         super()._metric_init()
         self.least, self.most = math.inf, -math.inf
+        self._extremes_lock = threading.Lock()
 
     def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
         super().observe(amount, exemplar)
-        self.least, self.most = min(self.least, amount), max(self.most, amount)
+        if amount < self.least or amount > self.most:  # seldom after the first ones
+            with self._extremes_lock:
+                self.least, self.most = min(self.least, amount), max(self.most, amount)
 
     def extremes(self) -> Iterator[tuple[Mapping[str, str], float, float]]:
         """(labels, least, most) of each series that has observations."""

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.context import CURRENT, current
 from app.errors import MethodNotAllowed, NodeError, NotFound, ServiceUnavailable, StoreUnavailable
-from app.forward import MAX_HOPS, Forwarder, unavailable
+from app.forward import MAX_HOPS, Forwarder
 from app.homes import SessionHomes
 from app.peers.peer import Peer, Peers
 from app.services import SERVICES
@@ -200,7 +200,7 @@ class Placement:
                 peers = self._candidates(service, key, among)
                 first = next(peers, None)
             if first is None:
-                raise unavailable(service, current(), self._absent(service, among))
+                raise self._forwarder.unavailable(service, current(), self._absent(service, among))
             await self._forwarder.relay(service, chain((first,), peers), (scope, receive, send))
 
         return relay

@@ -18,6 +18,8 @@ from starlette.types import Receive, Scope, Send
 from app import sse
 from app.context import current
 from app.errors import Misdirected
+from app.node import Node
+from app.services import SERVICES
 from tests.spine import Spine, service, spine, static
 
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
@@ -34,6 +36,12 @@ async def nodes(tmp_path: Path) -> AsyncIterator[Spine]:
 async def client() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession(auto_decompress=False) as session:
         yield session
+
+
+def forwards(node: Node, name: str) -> dict[str, float]:
+    """How requests for a service ended that the node sent to peers."""
+    samples = [sample for family in node._registry.collect() for sample in family.samples if sample.name == "astromesh_forwards_total"]
+    return {sample.labels["outcome"]: sample.value for sample in samples if sample.labels["service"] == name}
 
 
 def tools(handler: Handler) -> Any:
@@ -357,6 +365,25 @@ async def test_a_client_that_leaves_cancels_the_work_two_hops_away(nodes: Spine,
         (await asyncio.gather(asking, return_exceptions=True))[0]
     await client.close()
     await asyncio.wait_for(cancelled.wait(), 5)
+    for node in (near, middle):
+        await asyncio.wait_for(node._edge.wait_idle(), 5)
+        assert forwards(node, "inference") == {"cancelled": 1}
+
+
+async def test_forwarded_requests_are_counted_by_their_end_and_those_that_nobody_takes(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    one = await nodes.node("one", {"tools": tools(named("one"))})
+    near = await nodes.node("near", peers={"one": (one.url, ["tools"])})
+    for _ in range(2):
+        async with client.post(f"{near.url}/v1/tools/x") as response:
+            assert response.status == 200
+    one._edge.refusing = True
+    async with client.post(f"{near.url}/v1/tools/x") as response:
+        assert response.status == 503
+    assert forwards(near, "tools") == {"answered": 2, "not_begun": 1}
+    async with client.post(f"{near.url}/v1/memory/a/history/s") as response:
+        assert response.status == 503
+    nobody = {name: near._registry.get_sample_value("astromesh_requests_without_peer_total", {"service": name}) for name in SERVICES}
+    assert nobody == {name: float(name in ("tools", "memory")) if entry.forwarded else None for name, entry in SERVICES.items()}
 
 
 async def test_what_no_peer_offers_directly_is_answered_through_one_that_reaches_it(nodes: Spine, client: aiohttp.ClientSession) -> None:

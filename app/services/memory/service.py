@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 from starlette.routing import BaseRoute
 
 from app.errors import StoreUnavailable
-from app.metrics import Histogram
 from app.services.contract import Check, Facts, NodeContext
 from app.services.memory.conversation import Conversation, History, MemorySettings, encode_messages
+from app.services.memory.metrics import Metrics
 from app.services.memory.routes import routes
 from app.services.memory.store import ConversationStore
 
@@ -37,12 +37,7 @@ class Memory:
         self._node = node
         self._store = ConversationStore(node.data_dir / "memory", self._settings)
         self._appended_at = -math.inf
-        self._waits = Histogram(
-            "astromesh_memory_queue_wait_seconds",
-            "How long reading or writing a conversation waited for its turn at the disk.",
-            ["work"],
-            registry=node.metrics,
-        )
+        self._metrics = Metrics(node.metrics)
         self.routes: Sequence[BaseRoute] = routes(self)
 
     @asynccontextmanager
@@ -97,10 +92,14 @@ class Memory:
         return Check("error", f"{told}; check the disk of the data directory")
 
     async def _in_thread(self, executor: ThreadPoolExecutor, work: Callable[..., T], *arguments: Any) -> T:
-        wait, asked = self._waits.labels("read" if executor is self._reader else "write"), time.perf_counter()
+        kind, asked = "read" if executor is self._reader else "write", time.perf_counter()
 
         def begin() -> T:
-            wait.observe(time.perf_counter() - asked)
+            self._metrics.waited(kind, time.perf_counter() - asked)
             return work(*arguments)
 
-        return await asyncio.get_running_loop().run_in_executor(executor, begin)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(executor, begin)
+        except StoreUnavailable:
+            self._metrics.failed(kind)
+            raise

@@ -178,6 +178,22 @@ async def test_the_check_writes_and_names_what_is_wrong(tmp_path: Path) -> None:
             await service.append(conversation("a", "", "s"), "t", [{"role": "user"}])
 
 
+async def test_waits_and_failures_are_counted_apart_for_reads_and_writes(tmp_path: Path) -> None:
+    async with memory(tmp_path) as (app, service):
+
+        def told(name: str) -> list[float | None]:
+            return [service._node.metrics.get_sample_value(f"astromesh_memory_{name}", {"work": work}) for work in ("read", "write")]
+
+        await put(app, "t1")
+        await ask(app, "GET")
+        await ask(app, "GET")
+        assert (told("queue_wait_seconds_count"), told("failures_total")) == ([2, 1], [0, 0])
+        service._store._own._sql.execute("PRAGMA query_only = ON")
+        with pytest.raises(StoreUnavailable):
+            await put(app, "t2")
+        assert (told("queue_wait_seconds_count"), told("failures_total")) == ([2, 2], [0, 1])
+
+
 @pytest.mark.parametrize(("appended", "recent_s", "status"), [(False, 5, "error"), (True, 5, "degraded"), (True, 0, "error")])
 async def test_a_check_that_waits_too_long_is_an_error_unless_turns_are_being_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, appended: bool, recent_s: float, status: str
