@@ -4,6 +4,7 @@ NodeError (500 internal_error)
 ├── BadRequest (400 invalid_request)
 │   └── InvalidJSON (400 invalid_json)
 ├── Unauthorized (401 invalid_api_key)
+├── Forbidden (403 forbidden)
 ├── NotFound (404 not_found)
 │   ├── ModelNotFound (404 model_not_found)
 │   ├── AgentNotFound (404 agent_not_found)
@@ -65,6 +66,10 @@ class InvalidJSON(BadRequest):
 
 class Unauthorized(NodeError):
     status, code, type = 401, "invalid_api_key", "authentication_error"
+
+
+class Forbidden(NodeError):
+    status, code, type = 403, "forbidden", "permission_error"
 
 
 class NotFound(NodeError):

@@ -19,7 +19,7 @@ SERVICES: Mapping[str, ServiceEntry] = {
     "inference": ServiceEntry("app.services.inference:Inference", {"embeddings": None, "providers": None}),
     "memory": ServiceEntry("app.services.memory:Memory", {"memory": 5}),
     "tools": ServiceEntry("app.services.tools:Tools", {"tools": None}),
-    "channels": ServiceEntry(None, {"channels": None}),
+    "channels": ServiceEntry("app.services.channels:Channels", {"channels": None}),
     "rag": ServiceEntry(None, {"rag": None}),
     "observability": ServiceEntry("app.services.observability:Observability", {"traces": None, "metrics": None}, forwarded=False),
 }

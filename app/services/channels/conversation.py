@@ -1,0 +1,223 @@
+"""Work on one conversation, under its lease: deliver what is open, then answer what waits, one after the other and nothing twice."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from app.call import call
+from app.context import RequestContext, background, continue_trace
+from app.errors import NodeError, PeerLost
+from app.services.channels.channel import Channel
+from app.services.channels.channels_file import ChannelSpec
+from app.services.channels.message import Inbound, NotAcceptedError, Outbound, Person, UncertainError
+from app.services.channels.settings import LEASE_S, Settings, back_off_s, session_of
+from app.services.channels.split import split
+from app.services.channels.store import Parcel, Question, Store
+from app.services.contract import Locate
+
+ATTEND_S = 5.0
+_AGAIN = frozenset({408, 409, 425, 429})
+T = TypeVar("T")
+InThread = Callable[..., Awaitable[Any]]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What working on any conversation needs. ``in_thread`` calls a method of the store, which blocks; ``count`` counts by channel and
+    outcome."""
+
+    locate: Locate
+    store: Store
+    in_thread: InThread
+    settings: Settings
+    channels: Mapping[str, tuple[ChannelSpec, Channel]]
+    count: Callable[[str, str], None]
+
+
+class Conversation:
+    """One conversation, whose lease this process has just taken."""
+
+    def __init__(self, desk: Desk, person: Person) -> None:
+        self._desk, self._person = desk, person
+        self._spec, self._channel = desk.channels[person.channel]
+
+    async def work(self) -> None:
+        """Go on until there is nothing to do now, and let go of the lease."""
+        try:
+            async with self._lease():
+                while await self._step():
+                    pass
+        finally:
+            await asyncio.shield(self._desk.in_thread(self._desk.store.release, self._person))
+
+    async def _step(self) -> bool:
+        """Do the next thing. Whether there may be another one."""
+        store = self._desk.store
+        if parcel := await self._desk.in_thread(store.parcel, self._person):
+            return await self._deliver(parcel)
+        if question := await self._desk.in_thread(store.question, self._person, merged=self._spec.while_busy == "merge"):
+            return await self._answer(question)
+        return False
+
+    # ---- answers
+
+    async def _answer(self, question: Question) -> bool:
+        attending = asyncio.create_task(self._attend(question.messages[-1]))
+        try:
+            answer = await self._ask(question)
+        except NodeError as error:
+            return await self._unanswered(question, error)
+        finally:
+            attending.cancel()
+            await asyncio.wait([attending])
+        if not answer.strip():
+            log.warning(
+                "agent %s answered nothing to message %s of %s", self._spec.agent, question.messages[-1].message_id, self._spec.name
+            )
+        return await self._settle(question, answer, "done", "")
+
+    async def _ask(self, question: Question) -> str:
+        """The agent's answer. The key lets whoever runs the agent answer from its record what a process that died has asked already."""
+        path = f"/v1/agents/{quote(self._spec.agent, safe='')}/run"
+        key = f"{self._spec.name}:{question.messages[0].message_id}:{len(question.messages)}"
+        headers = [(b"idempotency-key", quote(key, safe=":").encode())]
+        agents = self._desk.locate("agents", self._spec.agent)
+        async with call(agents, "POST", path, body=self._body(question), headers=headers, context=self._context(question)) as reply:
+            await reply.raise_for_status()
+            try:
+                return str((await reply.json())["answer"])
+            except (ValueError, KeyError, TypeError, RecursionError):
+                raise PeerLost(f"The answer to {path} is no run; look into the log of the node that gave it.") from None
+
+    def _body(self, question: Question) -> dict[str, Any]:
+        person, details = self._person, [dict(message.details) for message in question.messages if message.details]
+        told = {"name": person.channel, "type": self._spec.type, "account": person.account, "sender": person.sender, "messages": details}
+        query = "\n".join(message.text for message in question.messages)
+        return {"query": query, "session_id": session_of(person), "context": {"channel": told}}
+
+    def _context(self, question: Question) -> RequestContext:
+        """A request of the channel's own, in the trace of the webhook call that brought the question."""
+        context = background(self._desk.settings.run_timeout_s)
+        principal = f"channel.{self._spec.name}"
+        return replace(context, traceparent=continue_trace(question.traceparent), principal=principal, session=session_of(self._person))
+
+    async def _attend(self, message: Inbound) -> None:
+        """A courtesy: that it fails stops nothing."""
+        try:
+            async with asyncio.timeout(ATTEND_S):
+                await self._channel.attend(message)
+        except (NotAcceptedError, UncertainError, TimeoutError) as error:
+            log.info("message %s of %s could not be marked as read: %s", message.message_id, self._spec.name, error)
+
+    async def _unanswered(self, question: Question, error: NodeError) -> bool:
+        attempts = question.attempts + 1
+        told = f"{error.code}: {error.message}"
+        if (error.status >= 500 or error.status in _AGAIN) and attempts < self._desk.settings.max_attempts:
+            log.warning("agent %s gave no answer to %s (try %d): %s", self._spec.agent, self._spec.name, attempts, told)
+            self._desk.count(self._spec.name, "retried")
+            await self._desk.in_thread(self._desk.store.postponed_question, question, told, back_off_s(attempts))
+            return False
+        log.error("message %s of %s is a dead letter: %s", question.messages[0].message_id, self._spec.name, told)
+        return await self._settle(question, self._spec.failure_reply, "dead", told)
+
+    async def _settle(self, question: Question, answer: str, state: str, error: str) -> bool:
+        texts = split(answer, self._channel.max_chars)
+        reply_to = question.messages[-1].message_id
+        parts = [
+            Outbound(secrets.token_hex(12), self._person, reply_to, text, number, len(texts)) for number, text in enumerate(texts, start=1)
+        ]
+        settled: bool = await self._desk.in_thread(self._desk.store.settle, question, parts, state, error)
+        if settled:
+            self._desk.count(self._spec.name, "answered" if state == "done" else "unanswerable")
+        return settled
+
+    # ---- deliveries
+
+    async def _deliver(self, parcel: Parcel) -> bool:
+        store, settings = self._desk.store, self._desk.settings
+        if parcel.state == "sending":
+            told = "the process that sent it ended, or stood still, before it knew the outcome"
+            await self._desk.in_thread(store.uncertain, parcel, told, settings.uncertain_after_s)
+            self._desk.count(self._spec.name, "uncertain")
+            return False
+        if parcel.due > time.time():
+            return False
+        if parcel.state == "uncertain" and (settings.uncertain == "dead_letter" or parcel.attempts >= settings.max_attempts):
+            return await self._bury(parcel, "whether it was taken is not known: neither an answer nor a status told")
+        message = self._sendable(parcel)
+        if message is None:
+            told = f"outside the {(self._channel.window_s or 0) / 3600:g}-hour window, and the channel has no template"
+            return await self._bury(parcel, told)
+        if not await self._desk.in_thread(store.sending, parcel):
+            return False
+        return await self._send(parcel, message)
+
+    def _sendable(self, parcel: Parcel) -> Outbound | None:
+        """The message as it may be sent now."""
+        window_s = self._channel.window_s
+        if window_s is None or time.time() - parcel.last_inbound < window_s:
+            return parcel.message
+        return replace(parcel.message, template=True) if self._channel.has_template else None
+
+    async def _send(self, parcel: Parcel, message: Outbound) -> bool:
+        store, settings, attempts = self._desk.store, self._desk.settings, parcel.attempts + 1
+        try:
+            provider_id = await self._channel.send(message)
+        except UncertainError as error:
+            log.warning("a message of %s may have been taken or not: %s", self._spec.name, error)
+            await self._desk.in_thread(store.uncertain, parcel, str(error), settings.uncertain_after_s)
+            self._desk.count(self._spec.name, "uncertain")
+            return False
+        except NotAcceptedError as error:
+            if not error.again or attempts >= settings.max_attempts:
+                return await self._bury(parcel, str(error))
+            log.warning("a message of %s was not taken (try %d): %s", self._spec.name, attempts, error)
+            self._desk.count(self._spec.name, "retried")
+            await self._desk.in_thread(store.postponed, parcel, str(error), error.after_s or back_off_s(attempts))
+            return False
+        await self._desk.in_thread(store.sent, parcel, provider_id)
+        self._desk.count(self._spec.name, "sent")
+        return True
+
+    async def _bury(self, parcel: Parcel, why: str) -> bool:
+        log.error("message %s of %s is a dead letter: %s", parcel.message.token, self._spec.name, why)
+        self._desk.count(self._spec.name, "dead")
+        await self._desk.in_thread(self._desk.store.dead, parcel, why)
+        return True
+
+    # ---- the lease
+
+    @asynccontextmanager
+    async def _lease(self) -> AsyncIterator[None]:
+        """Renew it while the block runs; once it is lost, the block ends: another process has the conversation."""
+        working = asyncio.current_task()
+        assert working is not None
+        lost = False
+
+        async def renew() -> None:
+            nonlocal lost
+            while True:
+                await asyncio.sleep(LEASE_S / 3)
+                if not await self._desk.in_thread(self._desk.store.renew, self._person):
+                    lost = True
+                    working.cancel()
+                    return
+
+        renewing = asyncio.create_task(renew())
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not lost or working.uncancel() > 0:
+                raise
+            log.warning("a conversation of %s was taken over by another process while this one stood still", self._spec.name)
+        finally:
+            renewing.cancel()
+            with suppress(asyncio.CancelledError, NodeError):
+                await renewing

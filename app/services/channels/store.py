@@ -1,0 +1,313 @@
+"""What was received and what is to be sent, in one SQLite file that several processes of a host may share.
+
+The rule: a platform is answered 200 only after its messages are on the disk, and everything that happens to a conversation afterwards is
+done by the one process that holds its lease. A lease that ran out is lost: whoever comes back with it changes nothing (``owner`` is in
+the condition of every write). All methods block.
+"""
+
+# ruff: noqa: S608 - the only text put into these statements is the constants below, names of tables and question marks
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.services.channels.database import Database
+from app.services.channels.message import Inbound, Outbound, Person, Receipt
+from app.services.channels.settings import LEASE_S
+
+_OF = "channel = ? AND account = ? AND sender = ?"
+_LEASED = f"EXISTS (SELECT 1 FROM conversations WHERE {_OF} AND owner = ?)"
+_OPEN_OUT = "state IN ('ready', 'sending', 'uncertain')"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most ``messages`` of one person within ``window_s``; further ones are kept as ``limited`` and not answered."""
+
+    window_s: float
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Messages that wait for one answer. ``attempts`` is how often it was tried to get one."""
+
+    person: Person
+    messages: Sequence[Inbound]
+    attempts: int
+    traceparent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A part to be delivered. ``state`` is ready, sending (a process died or stands still over it) or uncertain."""
+
+    message: Outbound
+    state: str
+    attempts: int
+    due: float
+    last_inbound: float
+
+
+class Store:
+    """``owner`` is this process's name in leases. For one thread at a time."""
+
+    def __init__(self, path: Path, owner: str) -> None:
+        self._database, self._owner = Database(path), owner
+
+    def open(self) -> None:
+        """Raises StoreUnavailable, also for a file of a newer build."""
+        self._database.open()
+        self._sql = self._database.sql
+
+    def close(self) -> None:
+        self._database.close()
+
+    # ---- what comes in
+
+    def take(self, channel: str, messages: Sequence[Inbound], receipts: Sequence[Receipt], traceparent: str, limit: Limit | None) -> int:
+        """Keep the messages that are new, each once whoever else takes it at the same time, and what the receipts say. Returns how many
+        are new. When this returns, they are on the disk."""
+        now, new = time.time(), 0
+        with self._database.transaction():
+            for message in messages:
+                new += self._add(Person(channel, message.account, message.sender), message, traceparent, limit, now)
+            for receipt in receipts:
+                self._receipt(channel, receipt, now)
+        return new
+
+    def _add(self, person: Person, message: Inbound, traceparent: str, limit: Limit | None, now: float) -> int:
+        state = "waiting" if message.text else "ignored"
+        if state == "waiting" and limit and self._recent(person, now - limit.window_s) >= limit.messages:
+            state = "limited"
+        added = self._sql.execute(
+            "INSERT OR IGNORE INTO inbox (channel, account, sender, message_id, kind, text, details, traceparent, received, state, due)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*person, message.message_id, message.kind, message.text, _json(message.details), traceparent, now, state, now),
+        ).rowcount
+        if added:
+            self._sql.execute(
+                "INSERT INTO conversations (channel, account, sender, last_inbound, due) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET last_inbound = excluded.last_inbound,"
+                " due = coalesce(min(due, excluded.due), due, excluded.due)",
+                (*person, now, now if state == "waiting" else None),
+            )
+        return added
+
+    def _recent(self, person: Person, since: float) -> int:
+        counted = f"SELECT count(*) FROM inbox WHERE {_OF} AND received > ? AND state NOT IN ('ignored', 'limited')"
+        count: int = self._sql.execute(counted, (*person, since)).fetchone()[0]
+        return count
+
+    def _receipt(self, channel: str, receipt: Receipt, now: float) -> None:
+        """A status proves that the platform took the message, or says that it came to nothing. It settles what was uncertain."""
+        where, named = ("token = ?", receipt.token) if receipt.token else ("provider_id = ?", receipt.provider_id)
+        if not named:
+            return
+        state = "dead" if receipt.status == "failed" else "sent"
+        settled = self._sql.execute(
+            f"UPDATE outbox SET state = ?, status = ?, error = ?, provider_id = coalesce(nullif(?, ''), provider_id)"
+            f" WHERE channel = ? AND {where} AND state != 'dead' RETURNING account, sender",
+            (state, receipt.status, receipt.error, receipt.provider_id, channel, named),
+        ).fetchall()
+        for account, sender in settled:  # what waited behind it may go on
+            self._due(Person(channel, account, sender), now)
+
+    # ---- leases
+
+    def claim(self, channels: Sequence[str]) -> Person | None:
+        """Take the conversation of these channels that has waited longest for something to be done, and that nobody holds."""
+        now = time.time()
+        with self._database.transaction():
+            row = self._sql.execute(
+                "UPDATE conversations SET owner = ?, leased_until = ? WHERE (channel, account, sender) ="
+                " (SELECT channel, account, sender FROM conversations WHERE due <= ? AND leased_until < ?"
+                f" AND channel IN ({_marks(channels)}) ORDER BY due LIMIT 1) RETURNING channel, account, sender",
+                (self._owner, now + LEASE_S, now, now, *channels),
+            ).fetchone()
+        return Person(*row) if row else None
+
+    def renew(self, person: Person) -> bool:
+        """Whether the lease is still this process's."""
+        with self._database.transaction():
+            changed = self._sql.execute(
+                f"UPDATE conversations SET leased_until = ? WHERE {_OF} AND owner = ?",
+                (time.time() + LEASE_S, *person, self._owner),
+            ).rowcount
+        return changed == 1
+
+    def release(self, person: Person) -> None:
+        """Let go; the conversation is due again when the first thing in it is. What waits behind an open part waits for that."""
+        with self._database.transaction():
+            self._sql.execute(
+                "UPDATE conversations SET owner = '', leased_until = 0, due = coalesce("
+                f"(SELECT due FROM outbox WHERE {_OF} AND {_OPEN_OUT} ORDER BY sequence LIMIT 1),"
+                f" (SELECT due FROM inbox WHERE {_OF} AND state = 'waiting' ORDER BY sequence LIMIT 1)) WHERE {_OF} AND owner = ?",
+                (*person, *person, *person, self._owner),
+            )
+
+    def next_due(self, channels: Sequence[str]) -> float | None:
+        """When, in seconds since 1970, the next conversation of these channels will want something; None for never."""
+        with self._database.errors():
+            found: float | None = self._sql.execute(
+                f"SELECT min(max(due, leased_until)) FROM conversations WHERE due IS NOT NULL AND channel IN ({_marks(channels)})",
+                tuple(channels),
+            ).fetchone()[0]
+        return found
+
+    # ---- questions
+
+    def question(self, person: Person, *, merged: bool) -> Question | None:
+        """The first message that waits; ``merged``, all of them. None while the first is not due."""
+        with self._database.errors():
+            rows = self._sql.execute(
+                "SELECT message_id, account, sender, text, kind, details, attempts, traceparent, due FROM inbox"
+                f" WHERE {_OF} AND state = 'waiting' ORDER BY sequence LIMIT ?",
+                (*person, 100 if merged else 1),
+            ).fetchall()
+        if not rows or rows[0][8] > time.time():
+            return None
+        messages = [Inbound(row[0], row[1], row[2], row[3], row[4], json.loads(row[5])) for row in rows]
+        return Question(person, messages, rows[0][6], rows[0][7])
+
+    def settle(self, question: Question, parts: Sequence[Outbound], state: str, error: str) -> bool:
+        """Keep the answer's parts and settle the question as done or dead, both or neither. False where the lease is lost: another
+        process answers."""
+        ids = [message.message_id for message in question.messages]
+        with self._database.transaction():
+            settled = self._sql.execute(
+                f"UPDATE inbox SET state = ?, error = ?, attempts = attempts + 1 WHERE {_OF} AND message_id IN ({_marks(ids)})"
+                f" AND state = 'waiting' AND {_LEASED}",
+                (state, error, *question.person, *ids, *question.person, self._owner),
+            ).rowcount
+            if settled:
+                now = time.time()
+                self._sql.executemany(
+                    "INSERT INTO outbox (token, channel, account, sender, in_reply_to, text, part, parts, made, state, due)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'ready', ?)",
+                    [(part.token, *part.person, part.in_reply_to, part.text, part.part, part.parts, now, now) for part in parts],
+                )
+        return settled > 0
+
+    def postponed_question(self, question: Question, error: str, again_in_s: float) -> None:
+        """Getting an answer failed, and is tried again then."""
+        ids = [message.message_id for message in question.messages]
+        with self._database.transaction():
+            self._sql.execute(
+                f"UPDATE inbox SET attempts = attempts + 1, due = ?, error = ? WHERE {_OF} AND message_id IN ({_marks(ids)})"
+                f" AND state = 'waiting' AND {_LEASED}",
+                (time.time() + again_in_s, error, *question.person, *ids, *question.person, self._owner),
+            )
+
+    # ---- parcels
+
+    def parcel(self, person: Person) -> Parcel | None:
+        """The first part that is not settled: nothing overtakes it."""
+        with self._database.errors():
+            row = self._sql.execute(
+                "SELECT o.token, o.in_reply_to, o.text, o.part, o.parts, o.state, o.attempts, o.due, c.last_inbound"
+                " FROM outbox o JOIN conversations c USING (channel, account, sender)"
+                f" WHERE {_OF} AND {_OPEN_OUT} ORDER BY sequence LIMIT 1",
+                person,
+            ).fetchone()
+        if row is None:
+            return None
+        token, in_reply_to, text, part, parts, *rest = row
+        return Parcel(Outbound(token, person, in_reply_to, text, part, parts), *rest)
+
+    def sending(self, parcel: Parcel) -> bool:
+        """Note that it is about to be sent, before it is. False where the lease is lost, or a status has settled it."""
+        return self._mark(parcel, "sending", attempts=1)
+
+    def sent(self, parcel: Parcel, provider_id: str) -> None:
+        self._mark(parcel, "sent", provider_id=provider_id)
+
+    def postponed(self, parcel: Parcel, error: str, again_in_s: float) -> None:
+        """It was surely not taken, and is tried again."""
+        self._mark(parcel, "ready", error=error, due=time.time() + again_in_s)
+
+    def uncertain(self, parcel: Parcel, error: str, settle_in_s: float) -> None:
+        """A status may still tell until then."""
+        self._mark(parcel, "uncertain", error=error, due=time.time() + settle_in_s)
+
+    def dead(self, parcel: Parcel, error: str) -> None:
+        self._mark(parcel, "dead", error=error)
+
+    def _mark(
+        self, parcel: Parcel, state: str, *, attempts: int = 0, error: str = "", provider_id: str = "", due: float | None = None
+    ) -> bool:
+        person = parcel.message.person
+        with self._database.transaction():
+            changed = self._sql.execute(
+                "UPDATE outbox SET state = ?, attempts = attempts + ?, error = ?, provider_id = coalesce(nullif(?, ''), provider_id),"
+                f" due = coalesce(?, due) WHERE token = ? AND {_OPEN_OUT} AND {_LEASED}",
+                (state, attempts, error, provider_id, due, parcel.message.token, *person, self._owner),
+            ).rowcount
+        return changed == 1
+
+    # ---- what operators see and do
+
+    def counts(self, channel: str) -> dict[str, dict[str, int]]:
+        """By box and state."""
+        with self._database.errors():
+            return {
+                box: dict(self._sql.execute(f"SELECT state, count(*) FROM {box} WHERE channel = ? GROUP BY state", (channel,)).fetchall())
+                for box in ("inbox", "outbox")
+            }
+
+    def rows(self, box: str, channel: str, state: str | None, limit: int) -> list[dict[str, Any]]:
+        """The newest rows of inbox or outbox, in one state or in any."""
+        shown = _SHOWN[box]
+        with self._database.errors():
+            found = self._sql.execute(
+                f"SELECT {', '.join(shown)} FROM {box} WHERE channel = ? AND (? IS NULL OR state = ?) ORDER BY sequence DESC LIMIT ?",
+                (channel, state, state, limit),
+            ).fetchall()
+        return [dict(zip(shown, row, strict=True)) for row in found]
+
+    def retry(self, box: str, channel: str, name: str) -> str | None:
+        """Make a dead letter ready again. Returns the state it was in, None where there is no such row; only ``dead`` was changed."""
+        key, fresh = ("message_id", "waiting") if box == "inbox" else ("token", "ready")
+        now = time.time()
+        with self._database.transaction():
+            row = self._sql.execute(
+                f"SELECT state, account, sender FROM {box} WHERE channel = ? AND {key} = ?",
+                (channel, name),
+            ).fetchone()
+            if row and row[0] == "dead":
+                self._sql.execute(
+                    f"UPDATE {box} SET state = ?, attempts = 0, due = ? WHERE channel = ? AND {key} = ?",
+                    (fresh, now, channel, name),
+                )
+                self._due(Person(channel, row[1], row[2]), now)
+        return row[0] if row else None
+
+    def sweep(self, older_than_s: float) -> int:
+        """Forget what is settled and old: only so long are duplicates known. Dead letters stay."""
+        before, gone = time.time() - older_than_s, 0
+        with self._database.transaction():
+            gone += self._sql.execute("DELETE FROM inbox WHERE received < ? AND state NOT IN ('waiting', 'dead')", (before,)).rowcount
+            gone += self._sql.execute("DELETE FROM outbox WHERE made < ? AND state = 'sent'", (before,)).rowcount
+        return gone
+
+    def _due(self, person: Person, now: float) -> None:
+        self._sql.execute(
+            f"UPDATE conversations SET due = min(coalesce(due, ?), ?) WHERE {_OF}",
+            (now, now, *person),
+        )
+
+
+_SHOWN: Mapping[str, tuple[str, ...]] = {
+    "inbox": ("message_id", "account", "sender", "kind", "state", "attempts", "received", "error"),
+    "outbox": ("token", "account", "sender", "in_reply_to", "part", "parts", "state", "attempts", "made", "provider_id", "status", "error"),
+}
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

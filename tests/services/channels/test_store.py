@@ -1,0 +1,201 @@
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.errors import StoreUnavailable
+from app.services.channels import settings
+from app.services.channels import store as module
+from app.services.channels.message import Inbound, Outbound, Person, Receipt
+from app.services.channels.store import Limit, Store
+
+PERSON = Person("whatsapp", "1065", "49")
+NAMES = ("whatsapp",)
+
+
+def message(number: int, text: str = "hello", sender: str = "49") -> Inbound:
+    return Inbound(f"wamid.{number}", "1065", sender, text)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "channels" / "messages.sqlite"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[Store]:
+    made = Store(path, "one")
+    made.open()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def other(path: Path, store: Store) -> Iterator[Store]:
+    """Another process with the same data directory."""
+    made = Store(path, "other")
+    made.open()
+    yield made
+    made.close()
+
+
+def take(store: Store, *messages: Inbound, limit: Limit | None = None) -> int:
+    return store.take("whatsapp", messages, (), "00-" + "1" * 32 + "-" + "2" * 16 + "-01", limit)
+
+
+def answer(store: Store, *texts: str) -> None:
+    """Settle the first question with these parts."""
+    question = store.question(PERSON, merged=False)
+    assert question
+    parts = [Outbound(f"t{n}-{text}", PERSON, "wamid.1", text, n, len(texts)) for n, text in enumerate(texts, start=1)]
+    assert store.settle(question, parts, "done", "")
+
+
+def test_a_message_is_new_once_however_often_and_wherever_it_comes(store: Store, other: Store) -> None:
+    assert take(store, message(1), message(2)) == 2
+    assert take(other, message(2), message(3)) == 1
+    assert take(store, message(1), message(2), message(3)) == 0
+
+
+def test_of_simultaneous_duplicates_in_several_processes_one_is_new(path: Path, store: Store) -> None:
+    stores = [Store(path, f"p{number}") for number in range(4)]
+    for each in stores:
+        each.open()
+    gate, new = threading.Barrier(len(stores)), list[int]()
+
+    def work(own: Store) -> None:
+        gate.wait()
+        new.extend(take(own, message(number)) for number in range(25))
+
+    threads = [threading.Thread(target=work, args=(each,)) for each in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for each in stores:
+        each.close()
+    assert sum(new) == 25
+
+
+def test_a_conversation_is_one_processs_at_a_time(store: Store, other: Store) -> None:
+    take(store, message(1))
+    assert store.claim(NAMES) == PERSON
+    assert other.claim(NAMES) is None
+    store.release(PERSON)
+    assert other.claim(NAMES) == PERSON
+
+
+def test_conversations_of_channels_that_are_not_configured_wait(store: Store) -> None:
+    take(store, message(1))
+    assert store.claim(("telegram",)) is None
+    assert store.next_due(("telegram",)) is None
+
+
+def test_who_lost_the_lease_changes_nothing(store: Store, other: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEASE_S", -1.0)  # it has run out as soon as it is given
+    take(store, message(1))
+    assert store.claim(NAMES) == PERSON
+    question = store.question(PERSON, merged=False)
+    assert question
+    monkeypatch.setattr(module, "LEASE_S", settings.LEASE_S)
+    assert other.claim(NAMES) == PERSON
+    assert not store.renew(PERSON)
+    assert not store.settle(question, [Outbound("t1", PERSON, "wamid.1", "mine")], "done", "")
+    assert other.parcel(PERSON) is None
+    answer(other, "the other's")
+    parcel = other.parcel(PERSON)
+    assert parcel
+    assert not store.sending(parcel)
+    assert other.sending(parcel)
+
+
+def test_nothing_overtakes_in_a_conversation(store: Store) -> None:
+    take(store, message(1, "one"), message(2, "two"))
+    store.claim(NAMES)
+    answer(store, "first part", "second part")
+    first = store.parcel(PERSON)
+    assert first
+    assert first.message.text == "first part"
+    store.sending(first)
+    store.postponed(first, "429", 60)
+    again = store.parcel(PERSON)
+    assert again
+    assert (again.message.text, again.state, again.attempts) == ("first part", "ready", 1)
+    store.release(PERSON)
+    due = store.next_due(NAMES)
+    assert due
+    assert due > time.time() + 50  # also the question that waits behind it
+
+
+def test_merged_questions_are_settled_together(store: Store) -> None:
+    take(store, message(1, "one"), message(2, "two"))
+    store.claim(NAMES)
+    question = store.question(PERSON, merged=True)
+    assert question
+    assert [each.text for each in question.messages] == ["one", "two"]
+    take(store, message(3, "three"))
+    assert store.settle(question, [], "done", "")
+    rest = store.question(PERSON, merged=True)
+    assert rest
+    assert [each.text for each in rest.messages] == ["three"]
+
+
+def test_a_status_settles_what_is_uncertain_and_lets_the_rest_go_on(store: Store) -> None:
+    take(store, message(1))
+    store.claim(NAMES)
+    answer(store, "a", "b")
+    parcel = store.parcel(PERSON)
+    assert parcel
+    store.sending(parcel)
+    store.uncertain(parcel, "the connection broke", 3_600)
+    store.release(PERSON)
+    assert store.claim(NAMES) is None
+    store.take("whatsapp", (), (Receipt("delivered", token=parcel.message.token, provider_id="wamid.out"),), "", None)
+    assert store.claim(NAMES) == PERSON
+    following = store.parcel(PERSON)
+    assert following
+    assert following.message.text == "b"
+    assert {row["token"]: row["state"] for row in store.rows("outbox", "whatsapp", "sent", 10)} == {parcel.message.token: "sent"}
+
+
+def test_a_failed_status_makes_a_dead_letter_of_what_was_sent_and_it_can_be_tried_again(store: Store) -> None:
+    take(store, message(1))
+    store.claim(NAMES)
+    answer(store, "a")
+    parcel = store.parcel(PERSON)
+    assert parcel
+    store.sending(parcel)
+    store.sent(parcel, "wamid.out")
+    store.take("whatsapp", (), (Receipt("failed", provider_id="wamid.out", error="undeliverable"),), "", None)
+    [row] = store.rows("outbox", "whatsapp", "dead", 10)
+    assert row["error"] == "undeliverable"
+    assert store.retry("outbox", "whatsapp", parcel.message.token) == "dead"
+    ready = store.parcel(PERSON)
+    assert ready
+    assert (ready.state, ready.attempts) == ("ready", 0)
+    assert store.retry("outbox", "whatsapp", "nothing") is None
+
+
+def test_who_writes_too_much_is_kept_and_not_answered(store: Store) -> None:
+    limit = Limit(window_s=60, messages=2)
+    take(store, *(message(number) for number in range(5)), limit=limit)
+    assert store.counts("whatsapp")["inbox"] == {"waiting": 2, "limited": 3}
+    take(store, message(9, sender="44"), limit=limit)
+    assert store.counts("whatsapp")["inbox"] == {"waiting": 3, "limited": 3}
+
+
+def test_a_sweep_forgets_what_is_settled_and_keeps_what_is_not(store: Store) -> None:
+    take(store, message(1), message(2))
+    store.claim(NAMES)
+    answer(store, "a")
+    assert store.sweep(older_than_s=-1) == 1  # the answered message; the part that is not sent stays
+    assert store.counts("whatsapp") == {"inbox": {"waiting": 1}, "outbox": {"ready": 1}}
+
+
+def test_a_file_of_a_newer_build_is_refused_by_name(path: Path, store: Store) -> None:
+    store._sql.execute("PRAGMA user_version = 99")
+    late = Store(path, "late")
+    with pytest.raises(StoreUnavailable, match=r"has version 99"):
+        late.open()
