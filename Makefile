@@ -4,10 +4,10 @@ VENV := .venv/bin/python
 UV_COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run up down check test lint image mesh-watch sim bench bench-mesh lock
+.PHONY: help setup run up down check test lint image mesh-watch whatsapp-demo sim bench bench-mesh lock
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.dev ## build .venv from the locks, with everything that tests need
 
@@ -34,6 +34,9 @@ image: ## build the image astromesh:latest
 
 mesh-watch: .venv/.runtime ## show the members of the mesh, drawn anew every second; URL=… names the node to ask
 	@$(VENV) -m app.cli.mesh_watch $(URL)
+
+whatsapp-demo: .venv/.dev ## talk to an agent as on WhatsApp, without an account: a node and a Graph API of our own
+	@$(VENV) -m tests.services.channels.demo
 
 sim: .venv/.dev ## simulate the mesh in virtual time; SEEDS=1000 says how many scenarios, FIRST=7 from which on
 	@$(VENV) -m tests.mesh.sim --seeds $(or $(SEEDS),100) --first $(or $(FIRST),0)

@@ -10,6 +10,7 @@ from app.config.yaml import Document, check, nearest, read
 from app.errors import ConfigError, Problem
 from app.services.channels.store import Limit
 
+_LONG_ENOUGH = "x" * 16
 _NAME_REMEDY = "take 1 to 32 small letters, digits and -, a letter first"
 
 
@@ -39,6 +40,11 @@ def read_channels(path: Path, schemas: Mapping[str, Any], environ: Mapping[str, 
         if isinstance(section, Mapping):
             expanded, wrong = expand(document, ("channels", name), environ)
             wrong += _problems(document, name, section, schemas)
+            if not wrong and len(expanded.get("secret", _LONG_ENOUGH)) < len(_LONG_ENOUGH):
+                told = f"has fewer than {len(_LONG_ENOUGH)} characters"
+                wrong.append(
+                    document.problem(("channels", name, "secret"), told, "take a long random text, such as `openssl rand -hex 32` gives")
+                )
             problems += wrong
             found += [] if wrong else [_spec(name, expanded)]
     if problems:

@@ -47,6 +47,7 @@ class Conversation:
     def __init__(self, desk: Desk, person: Person) -> None:
         self._desk, self._person = desk, person
         self._spec, self._channel = desk.channels[person.channel]
+        self._attending = list[asyncio.Task[None]]()
 
     async def work(self) -> None:
         """Go on until there is nothing to do now, and let go of the lease."""
@@ -54,7 +55,10 @@ class Conversation:
             async with self._lease():
                 while await self._step():
                     pass
+                await asyncio.gather(*self._attending)
         finally:
+            for task in self._attending:
+                task.cancel()
             await asyncio.shield(self._desk.in_thread(self._desk.store.release, self._person))
 
     async def _step(self) -> bool:
@@ -69,14 +73,11 @@ class Conversation:
     # ---- answers
 
     async def _answer(self, question: Question) -> bool:
-        attending = asyncio.create_task(self._attend(question.messages[-1]))
+        self._attending.append(asyncio.create_task(self._attend(question.messages[-1])))
         try:
             answer = await self._ask(question)
         except NodeError as error:
             return await self._unanswered(question, error)
-        finally:
-            attending.cancel()
-            await asyncio.wait([attending])
         if not answer.strip():
             log.warning(
                 "agent %s answered nothing to message %s of %s", self._spec.agent, question.messages[-1].message_id, self._spec.name

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +44,7 @@ class Channels:
     def __init__(self, config: Mapping[str, Any], node: NodeContext) -> None:
         self._settings, self._node = Settings(**config), node
         self._channels: dict[str, tuple[ChannelSpec, Channel]] = {}
-        self._store = Store(node.data_dir / "channels" / "messages.sqlite", secrets.token_hex(8))
+        self._store = Store(node.data_dir / "channels" / "messages.sqlite")
         self._wake = asyncio.Event()
         self._messages = Counter(
             "astromesh_channel_messages",
@@ -114,11 +113,12 @@ class Channels:
             log.exception("working on a conversation of %s failed; it goes on when its lease ends", person.channel)
         finally:
             slots.release()
+            self._wake.set()  # it may be due again soon
 
     async def _sweep(self) -> None:
         while True:
             try:
-                await self._in_thread(self._store.sweep, self._settings.retention_days * 86_400)
+                await self._in_thread(self._store.letters.sweep, self._settings.retention_days * 86_400)
             except StoreUnavailable as error:
                 log.warning("old messages of channels stay for now: %s", error)
             await asyncio.sleep(SWEEP_S)
@@ -142,19 +142,19 @@ class Channels:
 
     async def rows(self) -> list[dict[str, Any]]:
         return [
-            {"name": name, "type": spec.type, "agent": spec.agent, **await self._in_thread(self._store.counts, name)}
+            {"name": name, "type": spec.type, "agent": spec.agent, **await self._in_thread(self._store.letters.counts, name)}
             for name, (spec, _) in self._channels.items()
         ]
 
     async def letters(self, name: str, box: str, state: str | None, limit: int) -> list[dict[str, Any]]:
         self._found(name)
-        rows: list[dict[str, Any]] = await self._in_thread(self._store.rows, box, name, state, limit)
+        rows: list[dict[str, Any]] = await self._in_thread(self._store.letters.rows, box, name, state, limit)
         return rows
 
     async def retry(self, name: str, box: str, letter: str) -> str | None:
         """Make a dead letter ready again; the state that it was in, None where there is none of that id."""
         self._found(name)
-        state: str | None = await self._in_thread(self._store.retry, box, name, letter)
+        state: str | None = await self._in_thread(self._store.letters.retry, box, name, letter)
         self._wake.set()
         return state
 

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from app.services.channels.database import Database
+from app.services.channels.letters import Letters
 from app.services.channels.message import Inbound, Outbound, Person, Receipt
+from app.services.channels.owner import Owner
 from app.services.channels.settings import LEASE_S
 
 _OF = "channel = ? AND account = ? AND sender = ?"
@@ -52,18 +54,34 @@ class Parcel:
 
 
 class Store:
-    """``owner`` is this process's name in leases. For one thread at a time."""
+    """For one thread at a time."""
 
-    def __init__(self, path: Path, owner: str) -> None:
-        self._database, self._owner = Database(path), owner
+    def __init__(self, path: Path) -> None:
+        self._database, self._process = Database(path), Owner(path.parent)
+        self._owner = self._process.name
+        self.letters = Letters(self._database)
 
     def open(self) -> None:
         """Raises StoreUnavailable, also for a file of a newer build."""
+        with self._database.errors():
+            self._process.take()
         self._database.open()
         self._sql = self._database.sql
+        self.free_leases_of_the_dead()
 
     def close(self) -> None:
         self._database.close()
+        self._process.let_go()
+
+    def free_leases_of_the_dead(self) -> None:
+        """What a process that ended was working on need not wait until its leases run out."""
+        with self._database.transaction():
+            owners = [
+                owner
+                for (owner,) in self._sql.execute("SELECT DISTINCT owner FROM conversations WHERE owner NOT IN ('', ?)", (self._owner,))
+            ]
+            gone = [owner for owner in owners if self._process.is_gone(owner)]
+            self._sql.executemany("UPDATE conversations SET owner = '', leased_until = 0 WHERE owner = ?", [(owner,) for owner in gone])
 
     # ---- what comes in
 
@@ -247,62 +265,11 @@ class Store:
             ).rowcount
         return changed == 1
 
-    # ---- what operators see and do
-
-    def counts(self, channel: str) -> dict[str, dict[str, int]]:
-        """By box and state."""
-        with self._database.errors():
-            return {
-                box: dict(self._sql.execute(f"SELECT state, count(*) FROM {box} WHERE channel = ? GROUP BY state", (channel,)).fetchall())
-                for box in ("inbox", "outbox")
-            }
-
-    def rows(self, box: str, channel: str, state: str | None, limit: int) -> list[dict[str, Any]]:
-        """The newest rows of inbox or outbox, in one state or in any."""
-        shown = _SHOWN[box]
-        with self._database.errors():
-            found = self._sql.execute(
-                f"SELECT {', '.join(shown)} FROM {box} WHERE channel = ? AND (? IS NULL OR state = ?) ORDER BY sequence DESC LIMIT ?",
-                (channel, state, state, limit),
-            ).fetchall()
-        return [dict(zip(shown, row, strict=True)) for row in found]
-
-    def retry(self, box: str, channel: str, name: str) -> str | None:
-        """Make a dead letter ready again. Returns the state it was in, None where there is no such row; only ``dead`` was changed."""
-        key, fresh = ("message_id", "waiting") if box == "inbox" else ("token", "ready")
-        now = time.time()
-        with self._database.transaction():
-            row = self._sql.execute(
-                f"SELECT state, account, sender FROM {box} WHERE channel = ? AND {key} = ?",
-                (channel, name),
-            ).fetchone()
-            if row and row[0] == "dead":
-                self._sql.execute(
-                    f"UPDATE {box} SET state = ?, attempts = 0, due = ? WHERE channel = ? AND {key} = ?",
-                    (fresh, now, channel, name),
-                )
-                self._due(Person(channel, row[1], row[2]), now)
-        return row[0] if row else None
-
-    def sweep(self, older_than_s: float) -> int:
-        """Forget what is settled and old: only so long are duplicates known. Dead letters stay."""
-        before, gone = time.time() - older_than_s, 0
-        with self._database.transaction():
-            gone += self._sql.execute("DELETE FROM inbox WHERE received < ? AND state NOT IN ('waiting', 'dead')", (before,)).rowcount
-            gone += self._sql.execute("DELETE FROM outbox WHERE made < ? AND state = 'sent'", (before,)).rowcount
-        return gone
-
     def _due(self, person: Person, now: float) -> None:
         self._sql.execute(
             f"UPDATE conversations SET due = min(coalesce(due, ?), ?) WHERE {_OF}",
             (now, now, *person),
         )
-
-
-_SHOWN: Mapping[str, tuple[str, ...]] = {
-    "inbox": ("message_id", "account", "sender", "kind", "state", "attempts", "received", "error"),
-    "outbox": ("token", "account", "sender", "in_reply_to", "part", "parts", "state", "attempts", "made", "provider_id", "status", "error"),
-}
 
 
 def _marks(values: Sequence[object]) -> str:

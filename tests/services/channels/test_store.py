@@ -1,3 +1,4 @@
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(path: Path) -> Iterator[Store]:
-    made = Store(path, "one")
+    made = Store(path)
     made.open()
     yield made
     made.close()
@@ -35,7 +36,7 @@ def store(path: Path) -> Iterator[Store]:
 @pytest.fixture
 def other(path: Path, store: Store) -> Iterator[Store]:
     """Another process with the same data directory."""
-    made = Store(path, "other")
+    made = Store(path)
     made.open()
     yield made
     made.close()
@@ -60,7 +61,7 @@ def test_a_message_is_new_once_however_often_and_wherever_it_comes(store: Store,
 
 
 def test_of_simultaneous_duplicates_in_several_processes_one_is_new(path: Path, store: Store) -> None:
-    stores = [Store(path, f"p{number}") for number in range(4)]
+    stores = [Store(path) for _ in range(4)]
     for each in stores:
         each.open()
     gate, new = threading.Barrier(len(stores)), list[int]()
@@ -85,6 +86,22 @@ def test_a_conversation_is_one_processs_at_a_time(store: Store, other: Store) ->
     assert other.claim(NAMES) is None
     store.release(PERSON)
     assert other.claim(NAMES) == PERSON
+
+
+def test_what_a_dead_process_held_is_free_at_the_next_start_and_what_a_living_one_holds_is_not(path: Path, store: Store) -> None:
+    take(store, message(1))
+    take(store, message(2, sender="44"))
+    assert store.claim(NAMES) == PERSON
+    dead = Store(path)
+    dead.open()
+    assert dead.claim(NAMES) == Person("whatsapp", "1065", "44")
+    os.close(dead._process._lock)  # as the end of a process does, whichever way it ends
+    fresh = Store(path)
+    fresh.open()
+    assert fresh.claim(NAMES) == Person("whatsapp", "1065", "44")
+    assert fresh.claim(NAMES) is None
+    fresh.close()
+    dead._database.close()
 
 
 def test_conversations_of_channels_that_are_not_configured_wait(store: Store) -> None:
@@ -157,7 +174,7 @@ def test_a_status_settles_what_is_uncertain_and_lets_the_rest_go_on(store: Store
     following = store.parcel(PERSON)
     assert following
     assert following.message.text == "b"
-    assert {row["token"]: row["state"] for row in store.rows("outbox", "whatsapp", "sent", 10)} == {parcel.message.token: "sent"}
+    assert {row["token"]: row["state"] for row in store.letters.rows("outbox", "whatsapp", "sent", 10)} == {parcel.message.token: "sent"}
 
 
 def test_a_failed_status_makes_a_dead_letter_of_what_was_sent_and_it_can_be_tried_again(store: Store) -> None:
@@ -169,33 +186,33 @@ def test_a_failed_status_makes_a_dead_letter_of_what_was_sent_and_it_can_be_trie
     store.sending(parcel)
     store.sent(parcel, "wamid.out")
     store.take("whatsapp", (), (Receipt("failed", provider_id="wamid.out", error="undeliverable"),), "", None)
-    [row] = store.rows("outbox", "whatsapp", "dead", 10)
+    [row] = store.letters.rows("outbox", "whatsapp", "dead", 10)
     assert row["error"] == "undeliverable"
-    assert store.retry("outbox", "whatsapp", parcel.message.token) == "dead"
+    assert store.letters.retry("outbox", "whatsapp", parcel.message.token) == "dead"
     ready = store.parcel(PERSON)
     assert ready
     assert (ready.state, ready.attempts) == ("ready", 0)
-    assert store.retry("outbox", "whatsapp", "nothing") is None
+    assert store.letters.retry("outbox", "whatsapp", "nothing") is None
 
 
 def test_who_writes_too_much_is_kept_and_not_answered(store: Store) -> None:
     limit = Limit(window_s=60, messages=2)
     take(store, *(message(number) for number in range(5)), limit=limit)
-    assert store.counts("whatsapp")["inbox"] == {"waiting": 2, "limited": 3}
+    assert store.letters.counts("whatsapp")["inbox"] == {"waiting": 2, "limited": 3}
     take(store, message(9, sender="44"), limit=limit)
-    assert store.counts("whatsapp")["inbox"] == {"waiting": 3, "limited": 3}
+    assert store.letters.counts("whatsapp")["inbox"] == {"waiting": 3, "limited": 3}
 
 
 def test_a_sweep_forgets_what_is_settled_and_keeps_what_is_not(store: Store) -> None:
     take(store, message(1), message(2))
     store.claim(NAMES)
     answer(store, "a")
-    assert store.sweep(older_than_s=-1) == 1  # the answered message; the part that is not sent stays
-    assert store.counts("whatsapp") == {"inbox": {"waiting": 1}, "outbox": {"ready": 1}}
+    assert store.letters.sweep(older_than_s=-1) == 1  # the answered message; the part that is not sent stays
+    assert store.letters.counts("whatsapp") == {"inbox": {"waiting": 1}, "outbox": {"ready": 1}}
 
 
 def test_a_file_of_a_newer_build_is_refused_by_name(path: Path, store: Store) -> None:
     store._sql.execute("PRAGMA user_version = 99")
-    late = Store(path, "late")
+    late = Store(path)
     with pytest.raises(StoreUnavailable, match=r"has version 99"):
         late.open()
