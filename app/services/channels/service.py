@@ -66,9 +66,9 @@ class Channels:
 
         async with AsyncExitStack() as stack:
             client = await stack.enter_async_context(Client())
-            self._thread = stack.enter_context(ThreadPoolExecutor(1, "channels"))
-            await self._in_thread(self._store.open)
+            await asyncio.to_thread(self._store.open)
             stack.callback(self._store.close)
+            self._thread = stack.enter_context(ThreadPoolExecutor(1, "channels"))  # it ends its work before the store is closed
             for spec in specs:
                 self._channels[spec.name] = spec, _make(spec, client)
             yield
