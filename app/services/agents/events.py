@@ -23,9 +23,10 @@ async def silence(event: Event) -> None:
 
 @dataclass(slots=True)
 class Voice:
-    """What the model says in one step, told as it comes. Once ``begun``, somebody has heard of it."""
+    """What the model says in one step, told as it comes. Once ``begun``, somebody has heard of it. ``role`` is the step's in the pattern."""
 
     step: int
+    role: str
     emit: Emit
     begun: bool = False
 
@@ -34,7 +35,7 @@ class Voice:
         if self.begun:
             return
         self.begun = True
-        await self.emit(Event("step", {"step": self.step, "model": model}))
+        await self.emit(Event("step", {"step": self.step, "role": self.role, "model": model}))
 
     async def say(self, text: str) -> None:
         await self.emit(Event("token", {"step": self.step, "text": text}))

@@ -14,11 +14,11 @@ from app.services.agents.completion import Message, ToolCall
 from app.services.agents.conversation import Conversation, mend
 from app.services.agents.events import Emit
 from app.services.agents.excerpt import size_of
+from app.services.agents.journal import Journal
 from app.services.agents.metrics import Metrics
-from app.services.agents.model import Model
-from app.services.agents.react import Bounds, Loop
+from app.services.agents.patterns import PATTERNS
 from app.services.agents.settings import Settings
-from app.services.agents.toolbox import Toolbox
+from app.services.agents.turn import Turn
 from app.services.agents.usage import Usage
 from app.services.contract import Locate
 
@@ -110,14 +110,12 @@ class Runner:
             history = mend([*await conversation.recall(agent.memory_turns), *question.messages])
         if not history:
             raise InvalidBody("The messages answer calls that this session does not have; send a user message.", param="$.messages")
-        tools = await self._catalogue.announce(agent)
-        loop = self._loop(agent, question, emit)
-        answer, outcome = await loop.run([*await self._system(agent, question, tools), *history], tools)
+        journal = Journal(emit, question.streaming)
+        ending = await PATTERNS[agent.pattern](await self._turn(agent, question, history, journal))
         if conversation:
-            await conversation.store(asked, loop.added)
-        return Result(
-            agent.name, answer, outcome, loop.steps, loop.usage, question.session, current().trace_id, handed_over=loop.handed_over
-        )
+            await conversation.store(asked, ending.added)
+        told, trace_id = (ending.answer, ending.outcome, journal.steps, journal.usage), current().trace_id
+        return Result(agent.name, *told, question.session, trace_id, handed_over=ending.calls)
 
     def _check_size(self, agent: Agent, asked: Sequence[Message]) -> None:
         """Before anything is done for it: a question that memory would refuse afterwards is refused now."""
@@ -127,24 +125,19 @@ class Runner:
             # A run always has a session, one of its own where the caller names none: the remedy has to hold for both ways of asking.
             raise BodyTooLarge(f"{told}. Send less, or ask agent/{agent.name} by a chat completion without a session, which keeps nothing.")
 
-    def _loop(self, agent: Agent, question: Question, emit: Emit) -> Loop:
-        usage = Usage()
-        toolbox = Toolbox(self._locate, agent, self._settings, usage, self._metrics)
-        model = Model(self._locate, agent.models, question.parameters)
-        bounds = Bounds(agent.max_iterations, self._settings.parallel_tool_calls, question.hand_over)
-        return Loop(model, toolbox, bounds, usage, emit, question.streaming)
-
-    async def _system(self, agent: Agent, question: Question, tools: Sequence[Mapping[str, Any]]) -> list[Message]:
-        if agent.system is None:
-            return []
+    async def _turn(self, agent: Agent, question: Question, history: Sequence[Message], journal: Journal) -> Turn:
+        tools = await self._catalogue.announce(agent)
         variables = {
             **question.context,
             "context": question.context,
             "agent": {"name": agent.name, "display_name": agent.display_name or agent.name, "description": agent.description},
             "tools": [tool["function"]["name"] for tool in tools],
         }
-        text = await agent.system.render(variables, self._settings.prompt_chars, f"agent {agent.name!r} ({agent.file})")
-        return [{"role": "system", "content": text}]
+        system = ""
+        if agent.system is not None:
+            system = await agent.system.render(variables, self._settings.prompt_chars, f"agent {agent.name!r} ({agent.file})")
+        asked = (history, system, tools, variables, question.parameters, question.hand_over)
+        return Turn(self._locate, self._settings, self._metrics, agent, journal, *asked)
 
 
 @contextmanager

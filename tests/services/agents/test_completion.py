@@ -80,5 +80,5 @@ async def test_an_answer_that_is_no_completion_is_a_provider_error(body: str) ->
 async def test_a_chunk_that_is_none_is_a_provider_error_that_tells_nothing_of_it(body: str) -> None:
     model = Model(lambda service, key: Response(f"data: {body}\n\n"), [ModelChoice("m")], {})
     with pytest.raises(ProviderError, match="'m' sent something that is no part of a chat completion") as caught:
-        await model.complete({"messages": []}, Voice(1, silence))
+        await model.complete({"messages": []}, Voice(1, "reasoner", silence))
     assert body[:10] not in caught.value.message

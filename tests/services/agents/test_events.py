@@ -94,7 +94,7 @@ async def test_before_any_word_the_fallback_is_asked_in_a_stream_too(tmp_path: P
     agent_file(tmp_path, model={"primary": {"model": "one"}, "fallback": {"model": "two"}})
     async with agents(tmp_path, Neighbours(inference=ScriptedModel([failure, "Yes."]))) as app:
         told = await events(app)
-    assert told[0] == ("step", {"step": 1, "model": "two"})
+    assert told[0] == ("step", {"step": 1, "role": "reasoner", "model": "two"})
 
 
 @pytest.mark.parametrize(
