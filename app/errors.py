@@ -35,7 +35,7 @@ NodeError (500 internal_error)
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 class NodeError(Exception):
@@ -50,6 +50,12 @@ class NodeError(Exception):
         self.message = message
         self.param = param
         self.headers: dict[str, str] = dict(headers or {})
+
+    def prefaced(self, text: str) -> Self:
+        """This error, with ``text`` before its message: where within a larger work it happened."""
+        self.message = f"{text}: {self.message}"
+        self.args = (self.message,)
+        return self
 
     def body(self) -> dict[str, Any]:
         """The one error shape, as OpenAI clients parse it."""

@@ -4,18 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.services.agents.cast import Cast, ModelChoice, roles_of
 from app.services.agents.prompt import Prompt
-
-DEFAULT_MODEL = "default"
-"""The name under which the inference service serves whatever model the node has."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelChoice:
-    """A model to ask: its name as the inference service knows it, and the sampling parameters to send along."""
-
-    name: str
-    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +39,7 @@ class Agent:
     display_name: str = ""
     description: str = ""
     avatar: str = ""
-    models: tuple[ModelChoice, ...] = (ModelChoice(DEFAULT_MODEL),)
+    cast: Cast = field(default_factory=Cast)
     system: Prompt | None = None
     pattern: str = "react"
     max_iterations: int = 10
@@ -63,6 +53,15 @@ class Agent:
 
     def may_call(self, tool: str) -> bool:
         return self.permitted is None or tool in self.permitted
+
+    @property
+    def models(self) -> tuple[ModelChoice, ...]:
+        """Those that give the answer."""
+        return self.cast.candidates(self.roles[-1]).choices
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return roles_of(self.pattern, self.cast.stages)
 
     def row(self) -> dict[str, Any]:
         """The agent in a list."""
@@ -89,7 +88,8 @@ class Agent:
             "file": self.file,
             "labels": dict(self.labels),
             "avatar": self.avatar,
-            "models": [{"model": choice.name, "parameters": dict(choice.parameters)} for choice in self.models],
+            "models": [choice.row() for choice in self.models],
+            "roles": {role: [choice.row() for choice in self.cast.candidates(role).choices] for role in self.roles},
             "orchestration": {"pattern": self.pattern, "max_iterations": self.max_iterations, "timeout_seconds": self.timeout_s},
             "tools": [_tool_row(tool) for tool in self.tools],
             "memory": memory,

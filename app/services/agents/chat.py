@@ -109,19 +109,20 @@ class Chat:
 
 @dataclass(slots=True)
 class _Text:
-    """The text of a stream: the words of every step, a blank line between the steps."""
+    """The text of a stream: the words of every step that is heard, a blank line between the steps. Steps may go on at once."""
 
-    told: bool = False
-    spoken: bool = False
-    parted: bool = False
+    begun: int = 0
+    """The step that began last."""
+    heard: int = 0
+    """The step whose words came last."""
 
     def deltas(self, event: Event) -> list[dict[str, Any]]:
         if event.kind == "step":
-            first, self.told, self.parted = not self.told, True, self.spoken
+            first, self.begun = not self.begun, event.data["step"]
             return [{"role": "assistant", "content": ""}] if first else []
         if event.kind == "token":
-            text = ("\n\n" if self.parted else "") + event.data["text"]
-            self.spoken, self.parted = True, False
+            text = self._parted(event.data["step"]) + event.data["text"]
+            self.heard = event.data["step"]
             return [{"content": text}]
         return []
 
@@ -129,9 +130,12 @@ class _Text:
         """What was not told as it came: the client's calls, and an answer that is not the model's own words."""
         if result.handed_over:
             return [{"tool_calls": [{"index": index, **call.message_part()} for index, call in enumerate(result.handed_over)]}]
-        if result.answer and not (self.spoken and not self.parted):
-            return [{"content": ("\n\n" if self.parted else "") + result.answer}]
+        if result.answer and not (self.heard and self.heard == self.begun):
+            return [{"content": self._parted(self.begun) + result.answer}]
         return []
+
+    def _parted(self, step: int) -> str:
+        return "\n\n" if self.heard not in (0, step) else ""
 
 
 def _finish(result: Result) -> str:

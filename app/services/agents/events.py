@@ -23,7 +23,7 @@ async def silence(event: Event) -> None:
 
 @dataclass(slots=True)
 class Voice:
-    """What the model says in one step, told as it comes. Once ``begun``, somebody has heard of it. ``role`` is the step's in the pattern."""
+    """What the model says in one step, told as it comes. Once ``begun``, somebody has heard of it. ``role`` is who says it."""
 
     step: int
     role: str

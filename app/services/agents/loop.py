@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from app.errors import NodeError
 from app.services.agents.completion import Completion, Message, ToolCall
 from app.services.agents.events import Event, Voice
 from app.services.agents.journal import Journal
@@ -39,15 +40,14 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How it ended. ``outcome``: answered, truncated, content_filter, max_iterations, or tool_calls, when ``calls`` ended it.
-
-    ``added`` is what the conversation has gained.
-    """
+    """How it ended. ``outcome``: answered, truncated, content_filter, max_iterations, tool_calls (``calls`` are for somebody else to carry
+    out), or handed_off (``to`` another agent). ``added`` is what the conversation has gained."""
 
     answer: str
     outcome: str
     added: Sequence[Message]
     calls: tuple[ToolCall, ...] = ()
+    to: str = ""
 
 
 def _never(call: ToolCall) -> bool:
@@ -56,7 +56,8 @@ def _never(call: ToolCall) -> bool:
 
 @dataclass(slots=True)
 class Loop:
-    """One ask, by whoever plays ``role`` in the agent's pattern. A call that ``ends`` it is not carried out here."""
+    """One ask of whoever plays ``role`` in the agent's pattern. A call that ``ends`` it is not carried out here; after one that has moved
+    the conversation the model is not asked again."""
 
     model: Model
     toolbox: Toolbox
@@ -80,17 +81,23 @@ class Loop:
             if calls := tuple(call for call in completion.tool_calls if self.ends(call)):
                 return self._end_with(completion, calls)
             await self._carry_out(completion.tool_calls)
+            if self.toolbox.moved_to:
+                return Ending(completion.content, "handed_off", self.added, to=self.toolbox.moved_to)
         return Ending(await self._conclude(messages), "max_iterations", self.added)
 
     async def _ask(self, messages: Sequence[Message], request: dict[str, Any]) -> Completion:
         began, number, journal = time.perf_counter(), self.journal.begin(), self.journal
         voice = Voice(number, self.role, journal.emit) if journal.streaming and self.speech is Speech.LIVE else None
-        completion = await self.model.complete({**request, "messages": [*messages, *self.added]}, voice)
+        self._step = {"step": number, "role": self.role, "model": "", **self.notes, "content": "", "tool_calls": []}
+        try:
+            completion = await self.model.complete({**request, "messages": [*messages, *self.added]}, voice)
+        except NodeError as error:
+            journal.write(self._step | {"error": error.message, "duration_ms": _ms_since(began)})
+            raise
         journal.usage.model = completion.model
         journal.usage.add(completion.model, completion.tokens_in, completion.tokens_out)
         self.added.append(completion.message())
-        self._step = {"step": number, "role": self.role, "model": completion.model, **self.notes, "content": completion.content}
-        self._step |= {"tool_calls": [], "duration_ms": round((time.perf_counter() - began) * 1000, 3)}
+        self._step |= {"model": completion.model, "content": completion.content, "duration_ms": _ms_since(began)}
         journal.write(self._step)
         if journal.streaming and voice is None:
             await self._tell(number, completion)
@@ -109,17 +116,17 @@ class Loop:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._call(call, slots)) for call in calls]
         for call, result in zip(calls, (task.result() for task in tasks), strict=True):
-            self.added.append(told(call, result.content))
+            self.added.append({"role": "tool", "tool_call_id": call.id, "name": call.name, "content": result.content})
             self._step["tool_calls"].append({**call_row(call), **result.as_json()})
 
     async def _call(self, call: ToolCall, slots: asyncio.Semaphore) -> ToolResult:
         async with slots:
-            await self.tell_call(call)
+            await self._tell_call(call)
             result = await self.toolbox.carry_out(call)
             await self.journal.emit(Event("tool_result", {"step": self._step["step"], "role": self.role, **result.as_json()}))
             return result
 
-    async def tell_call(self, call: ToolCall) -> None:
+    async def _tell_call(self, call: ToolCall) -> None:
         told = {"id": call.id, "name": call.name, "arguments": call.arguments, "client": self.toolbox.is_client(call)}
         await self.journal.emit(Event("tool_call", {"step": self._step["step"], "role": self.role, **told}))
 
@@ -141,10 +148,9 @@ class Loop:
         return answer
 
 
+def _ms_since(began: float) -> float:
+    return round((time.perf_counter() - began) * 1000, 3)
+
+
 def call_row(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "name": call.name, "arguments": call.arguments}
-
-
-def told(call: ToolCall, content: str) -> Message:
-    """The message that tells a model what came of its call."""
-    return {"role": "tool", "tool_call_id": call.id, "name": call.name, "content": content}

@@ -11,7 +11,7 @@ from typing import Any
 
 from app.call import Reply, call
 from app.errors import AgentUnavailable, AnsweredError, NodeError, PeerLost, ProviderError, ProviderUnavailable
-from app.services.agents.agent import ModelChoice
+from app.services.agents.cast import ModelChoice
 from app.services.agents.completion import MALFORMED, Completion, Draft
 from app.services.agents.events import Voice
 from app.services.contract import Locate

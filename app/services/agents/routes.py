@@ -50,7 +50,7 @@ class Routes:
         body = await read_json(request, self._run_schema)
         session = _session(body) or new_session_id(self._store_id)
         streaming = _accepts_events(request)
-        asked = Question([{"role": "user", "content": body["query"]}], session, context=body.get("context") or {}, streaming=streaming)
+        asked = _question(body, session, streaming)
         if streaming:
             return _Streamed(EventStream(self._run_events(agent, asked)))
         return JSONAnswer((await self._runner.run(agent, asked, silence)).as_json())
@@ -73,6 +73,14 @@ class Routes:
             return JSONAnswer(chat.completion(await self._runner.run(agent, asked, silence)))
         include_usage = bool((body.get("stream_options") or {}).get("include_usage"))
         return _Streamed(EventStream(chat.stream(lambda emit: self._runner.run(agent, asked, emit), include_usage)))
+
+
+def _question(body: Mapping[str, Any], session: str, streaming: bool) -> Question:
+    """What a run asks: a query, or the conversation that a swarm passes on."""
+    context, carried = body.get("context") or {}, body.get("swarm")
+    if carried is None:
+        return Question([{"role": "user", "content": body["query"]}], session, context, streaming=streaming)
+    return Question(carried["messages"], session, context, streaming=streaming, transfers=carried["transfers"])
 
 
 class _Streamed(Response):

@@ -9,6 +9,7 @@ from typing import Any
 from app.context import CURRENT, RequestContext, current
 from app.errors import AgentUnavailable, BodyTooLarge, DeadlineExceeded, InvalidBody, NodeError
 from app.services.agents.agent import Agent
+from app.services.agents.cast import Rotation
 from app.services.agents.catalogue import Catalogue
 from app.services.agents.completion import Message, ToolCall
 from app.services.agents.conversation import Conversation, mend
@@ -30,7 +31,8 @@ class Question:
     """What a caller asks of an agent. With a ``session``, an agent that has memory recalls it and stores this turn in it.
 
     ``parameters`` are sampling parameters that win over the agent's; ``streaming`` has the model's words told as they come;
-    ``hand_over`` ends the run at a client tool's call.
+    ``hand_over`` ends the run at a client tool's call. ``transfers`` is set where a swarm passes its conversation on to the agent, who
+    neither recalls nor stores it then: whether it may pass it on in its turn.
     """
 
     messages: Sequence[Message]
@@ -39,11 +41,12 @@ class Question:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     streaming: bool = False
     hand_over: bool = False
+    transfers: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a run ended. ``handed_over`` are the calls that the client is to carry out."""
+    """How a run ended. ``handed_over`` are the calls that the client is to carry out; ``swarm`` is what a swarm is told."""
 
     agent: str
     answer: str
@@ -53,6 +56,7 @@ class Result:
     session: str | None
     trace_id: str
     handed_over: tuple[ToolCall, ...] = ()
+    swarm: Mapping[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -63,7 +67,7 @@ class Result:
             "usage": self.usage.as_json(),
             "session_id": self.session,
             "trace": {"trace_id": self.trace_id},
-        }
+        } | ({"swarm": self.swarm} if self.swarm is not None else {})
 
 
 class Runner:
@@ -74,6 +78,7 @@ class Runner:
         self._settings = settings
         self._metrics = metrics
         self._catalogue = Catalogue(locate)
+        self._rotation = Rotation()
 
     async def run(self, agent: Agent, question: Question, emit: Emit) -> Result:
         """Run an agent and measure it; see ``_bounded`` for what is raised."""
@@ -104,7 +109,7 @@ class Runner:
         conversation = None
         history: Sequence[Message] = question.messages
         asked = [message for message in question.messages if message["role"] in _STORED]
-        if agent.memory_turns is not None and question.session is not None:
+        if agent.memory_turns is not None and question.session is not None and question.transfers is None:
             self._check_size(agent, asked)
             conversation = Conversation(self._locate, agent.name, question.session)
             history = mend([*await conversation.recall(agent.memory_turns), *question.messages])
@@ -115,7 +120,8 @@ class Runner:
         if conversation:
             await conversation.store(asked, ending.added)
         told, trace_id = (ending.answer, ending.outcome, journal.steps, journal.usage), current().trace_id
-        return Result(agent.name, *told, question.session, trace_id, handed_over=ending.calls)
+        swarm = None if question.transfers is None else {"messages": ending.added, "to": ending.to or None}
+        return Result(agent.name, *told, question.session, trace_id, ending.calls, swarm)
 
     def _check_size(self, agent: Agent, asked: Sequence[Message]) -> None:
         """Before anything is done for it: a question that memory would refuse afterwards is refused now."""
@@ -135,9 +141,10 @@ class Runner:
         }
         system = ""
         if agent.system is not None:
-            system = await agent.system.render(variables, self._settings.prompt_chars, f"agent {agent.name!r} ({agent.file})")
-        asked = (history, system, tools, variables, question.parameters, question.hand_over)
-        return Turn(self._locate, self._settings, self._metrics, agent, journal, *asked)
+            what = f"system prompt of agent {agent.name!r} ({agent.file})"
+            system = await agent.system.render(variables, self._settings.prompt_chars, what)
+        asked = (history, system, tools, variables, question.parameters, question.hand_over, question.transfers)
+        return Turn(self._locate, self._settings, self._metrics, agent, journal, self._rotation, *asked)
 
 
 @contextmanager

@@ -11,6 +11,8 @@ class Settings:
 
     max_depth: int = 5
     parallel_tool_calls: int = 8
+    parallel_workers: int = 4
+    max_handoffs: int = 5
     tool_timeout_s: float = 60.0
     tool_result_chars: int = 50_000
     prompt_chars: int = 100_000

@@ -13,22 +13,19 @@ from app.config.address import check_url
 from app.config.variables import expand
 from app.config.yaml import Document, check, nearest
 from app.errors import ConfigError, Problem
-from app.services.agents.agent import DEFAULT_MODEL, Agent, ModelChoice, Tool
+from app.services.agents.agent import Agent, Tool
+from app.services.agents.casting import Casting
+from app.services.agents.patterns import PATTERNS
 from app.services.agents.prompt import Prompt
 from app.services.agents.settings import Orchestration
 
 MEMORY_TURNS = 20
 _TOOL_TYPES = {"builtin": "builtin", "agent": "agent", "client": "client", "internal": "client", "webhook": "webhook"}
+_AGENTS_OF_AGENTS = frozenset({"supervisor", "swarm"})
 _NETWORK, _FILES = frozenset({"http_request"}), frozenset({"read_file"})
 """The builtin tools that a permission turned off takes away."""
 _NOT_ACTED_ON = (
-    "model.extra",
-    "model.routing",
-    "model.default.strategy",
-    "prompts.templates",
-    "orchestration.role_map",
-    "orchestration.stages",
-    "orchestration.narrate",
+    "model.routing.health_check_interval",
     "memory.conversational.max_tokens",
     "memory.conversational.ttl",
     "memory.semantic",
@@ -68,6 +65,10 @@ class _Reading:
     def agent(self, defaults: Orchestration) -> Agent:
         metadata, identity = self.document.data["metadata"], self.spec.get("identity", {})
         orchestration = defaults.filled(self.spec.get("orchestration", {}))
+        casting = Casting(self.spec, orchestration.pattern)
+        cast = casting.cast()
+        for problem in casting.problems:
+            self.problem(*problem)
         return Agent(
             name=metadata["name"],
             file=self.document.file,
@@ -77,26 +78,18 @@ class _Reading:
             display_name=identity.get("display_name", ""),
             description=identity.get("description", ""),
             avatar=identity.get("avatar", ""),
-            models=self.models(),
+            cast=cast,
             system=self.system(),
             pattern=orchestration.pattern,
             max_iterations=orchestration.max_iterations,
             timeout_s=orchestration.timeout_s,
-            tools=tuple(self.tools()),
+            tools=tuple(self.tools(orchestration.pattern)),
             permitted=self.permitted(),
             memory_turns=self.memory_turns(),
             unenforced_guardrails=tuple(self.guardrails()),
-            warnings=tuple(self.warnings()),
+            warnings=(*self.warnings(), *casting.warnings),
             unavailable=self.unavailable(orchestration.pattern),
         )
-
-    def models(self) -> tuple[ModelChoice, ...]:
-        """The models in the order in which they are asked; the role that react asks for comes before the default."""
-        section = self.spec.get("model", {})
-        role = section.get("roles", {}).get("reasoner") or section.get("default") or {}
-        entries = [section[key] for key in ("primary", "fallback") if key in section] + role.get("candidates", [])
-        choices = tuple(_choice(entry) for entry in entries)
-        return choices or (ModelChoice(DEFAULT_MODEL),)
 
     def system(self) -> Prompt | None:
         source = self.spec.get("prompts", {}).get("system")
@@ -109,12 +102,14 @@ class _Reading:
             self.problem(("prompts", "system"), message, "mend it there")
             return None
 
-    def tools(self) -> Iterator[Tool]:
-        seen = set()
+    def tools(self, pattern: str) -> Iterator[Tool]:
+        own, seen = self.document.data["metadata"]["name"], set()
         for index, tool in enumerate(self.spec.get("tools", [])):
             if tool["name"] in seen:
                 self.problem(("tools", index, "name"), f"is {tool['name']!r}, which another tool has", "give each tool a name of its own")
             seen.add(tool["name"])
+            if pattern in _AGENTS_OF_AGENTS and tool["type"] == "agent" and tool["agent"] == own:
+                self.problem(("tools", index, "agent"), f"is {own!r}, this very agent", "name another agent")
             if tool["type"] in _TOOL_TYPES:
                 parameters = self.parameters(tool, index)
                 description, target = tool.get("description", ""), tool.get("agent", "")
@@ -170,8 +165,10 @@ class _Reading:
 
     def unavailable(self, pattern: str) -> str:
         strategy = self.spec.get("memory", {}).get("conversational", {}).get("strategy", "sliding_window")
-        if pattern != "react":
-            return f"orchestration pattern `{pattern}` is not in this build; use `react`"
+        if pattern not in PATTERNS:
+            return f"orchestration pattern `{pattern}` is not in this build; use one of {', '.join(PATTERNS)}"
+        if pattern == "supervisor" and not any(tool["type"] == "agent" for tool in self.spec.get("tools", [])):
+            return "a supervisor has nobody to delegate to; add tools of the type `agent`"
         if strategy != "sliding_window":
             return f"memory strategy `{strategy}` is not in this build; use `sliding_window`"
         return ""
@@ -181,8 +178,6 @@ class _Reading:
         for path in _NOT_ACTED_ON:
             if _has(self.spec, path):
                 yield f"`spec.{path}` is not acted on by this build"
-        if unused := sorted(set(self.spec.get("model", {}).get("roles", {})) - {"reasoner"}):
-            yield f"`spec.model.roles` other than reasoner are not acted on by this build: {', '.join(unused)}"
         for tool in self.spec.get("tools", []):
             if tool["type"] not in _TOOL_TYPES:
                 yield f"tool `{tool['name']}`: type `{tool['type']}` is not in this build; the model is not told of it"
@@ -204,12 +199,6 @@ class _Reading:
 
     def problem(self, path: tuple[str | int, ...], message: str, remedy: str) -> None:
         self.problems.append(self.document.problem(("spec", *path), message, remedy))
-
-
-def _choice(entry: Mapping[str, Any]) -> ModelChoice:
-    provider = entry.get("provider") or entry.get("source")
-    name = f"{provider}/{entry['model']}" if provider else entry["model"]
-    return ModelChoice(name, entry.get("parameters", {}))
 
 
 def _object_schema(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
-from app.context import current
+from app.context import RequestContext, current
 from app.errors import NodeError
 from app.services.agents.agent import Agent, Tool
 from app.services.agents.completion import ToolCall
@@ -43,7 +43,7 @@ class ToolResult:
         return told | outcome | {"duration_ms": self.duration_ms}
 
 
-class _ToolFailed(Exception):
+class ToolFailed(Exception):
     """A call cannot be carried out; the message is for the model."""
 
 
@@ -56,6 +56,8 @@ class Toolbox:
         self._tools = {tool.name: tool for tool in agent.tools}
         self._settings = settings
         self._usage = usage
+        self.moved_to = ""
+        """The agent that a call has passed the conversation on to."""
 
     def is_client(self, call: ToolCall) -> bool:
         tool = self._tools.get(call.name)
@@ -66,7 +68,7 @@ class Toolbox:
         with self._metrics.call(call.name if call.name in self._tools else "unknown") as timed:
             try:
                 result = await self._carry_out(call)
-            except (_ToolFailed, NodeError) as error:
+            except (ToolFailed, NodeError) as error:
                 result = ToolResult(call, "error", str(error), None)
             except RecursionError:  # from whatever reads or writes the JSON on the way to the tool and back
                 result = ToolResult(call, "error", _TOO_DEEP, None)
@@ -77,13 +79,13 @@ class Toolbox:
     async def _carry_out(self, call: ToolCall) -> ToolResult:
         tool = self._tools.get(call.name)
         if tool is None:
-            raise _ToolFailed(f"There is no tool {call.name!r}; there is {', '.join(sorted(self._tools)) or 'none'}.")
+            raise ToolFailed(f"There is no tool {call.name!r}; there is {', '.join(sorted(self._tools)) or 'none'}.")
         if not self._agent.may_call(tool.name):
-            raise _ToolFailed(f"The tool {tool.name!r} is not permitted to this agent (spec.permissions); go on without it.")
+            raise ToolFailed(f"The tool {tool.name!r} is not permitted to this agent (spec.permissions); go on without it.")
         arguments = _arguments(call)
         if tool.type == "client":
             return ToolResult(call, "client", _HANDED_OVER, None)
-        carry_out = {"agent": self._ask_agent, "webhook": self._post}.get(tool.type, self._execute)
+        carry_out = {"agent": self.ask_agent, "webhook": self._post}.get(tool.type, self._execute)
         value = await carry_out(tool, arguments)
         return ToolResult(call, "ok", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), value)
 
@@ -96,9 +98,9 @@ class Toolbox:
         except TimeoutError:
             if not scope.expired():
                 raise
-            raise _ToolFailed(f"The tool {tool.name!r} did not answer within {limit:g} s.") from None
+            raise ToolFailed(f"The tool {tool.name!r} did not answer within {limit:g} s.") from None
         if answer.get("status") != "ok":
-            raise _ToolFailed(str(answer.get("error") or "The tool failed without saying why."))
+            raise ToolFailed(str(answer.get("error") or "The tool failed without saying why."))
         return answer.get("result")
 
     async def _post(self, tool: Tool, arguments: Mapping[str, Any]) -> Any:
@@ -116,25 +118,22 @@ class Toolbox:
         try:
             answer = await ask(request, Destinations((host_of(tool.url),), anywhere()))
         except OutboundError as error:
-            raise _ToolFailed(str(error)) from None
+            raise ToolFailed(str(error)) from None
         text = answer.body.decode("utf-8", "replace") + (" [cut here]" if answer.truncated else "")
         if not 200 <= answer.status < 300:
-            raise _ToolFailed(f"The webhook answered {answer.status}: {text[:1000]}")
+            raise ToolFailed(f"The webhook answered {answer.status}: {text[:1000]}")
         try:
             return json.loads(text)
         except (ValueError, RecursionError):
             return text
 
-    async def _ask_agent(self, tool: Tool, arguments: Mapping[str, Any]) -> Any:
-        here = current()
-        depth = here.agent_depth + 1
-        if depth > self._settings.max_depth:
-            raise _ToolFailed(f"Agents may call agents {self._settings.max_depth} deep; answer without {tool.name!r}.")
+    async def ask_agent(self, tool: Tool, arguments: Mapping[str, Any]) -> Any:
+        context = deeper()
+        if context.agent_depth > self._settings.max_depth:
+            raise ToolFailed(f"Agents may call agents {self._settings.max_depth} deep; answer without {tool.name!r}.")
         query = arguments.get("query")
         body = {"query": query if isinstance(query, str) and query else json.dumps(arguments, ensure_ascii=False)}
-        context = replace(here, agent_depth=depth, hops=(), from_peer=False)
-        target = f"/v1/agents/{quote(tool.agent, safe='')}/run"
-        answer = await fetch(self._locate("agents", tool.agent), "POST", target, body, context)
+        answer = await fetch(self._locate("agents", tool.agent), "POST", f"{path_of(tool.agent)}/run", body, context)
         self._usage.merge(answer["usage"]["by_model"])
         return answer["answer"]
 
@@ -143,12 +142,22 @@ class Toolbox:
         return text if len(text) <= limit else f"{text[:limit]}\n[cut here: {len(text)} characters, {limit} shown]"
 
 
+def deeper() -> RequestContext:
+    """The context in which this run asks another agent."""
+    here = current()
+    return replace(here, agent_depth=here.agent_depth + 1, hops=(), from_peer=False)
+
+
+def path_of(agent: str) -> str:
+    return f"/v1/agents/{quote(agent, safe='')}"
+
+
 def _arguments(call: ToolCall) -> dict[str, Any]:
     """The arguments; none at all is an empty object, as models leave them out for tools without parameters."""
     try:
         value = json.loads(call.arguments or "{}")
     except ValueError as error:
-        raise _ToolFailed(f"The arguments are not JSON ({error}); send one JSON object.") from None
+        raise ToolFailed(f"The arguments are not JSON ({error}); send one JSON object.") from None
     if not isinstance(value, dict):
-        raise _ToolFailed("The arguments are not a JSON object; send one JSON object.")
+        raise ToolFailed("The arguments are not a JSON object; send one JSON object.")
     return value

@@ -1,11 +1,12 @@
 """One turn of an agent: what its pattern has to work with."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from app.services.agents.agent import Agent
-from app.services.agents.completion import Message, ToolCall
+from app.services.agents.cast import Rotation
+from app.services.agents.completion import Message
 from app.services.agents.journal import Journal
 from app.services.agents.loop import Bounds, Loop, Speech
 from app.services.agents.metrics import Metrics
@@ -21,34 +22,75 @@ _OF_THE_ANSWER = frozenset({"max_tokens", "max_completion_tokens", "stop", "resp
 @dataclass(frozen=True, slots=True)
 class Turn:
     """``history`` is the conversation up to what is asked now; ``system`` the agent's own prompt, "" without one; ``tools`` what models
-    are told of its tools; ``variables`` what its templates see; ``parameters`` the caller's sampling parameters."""
+    are told of its tools; ``variables`` what its templates see; ``parameters`` the caller's sampling parameters; ``hand_over``: client
+    tools' calls end the turn. ``transfers`` is None for a turn of the agent's own; a member of a swarm is told whether it may pass the
+    conversation on, which then ends its turn."""
 
     locate: Locate
     settings: Settings
     metrics: Metrics
     agent: Agent
     journal: Journal
+    rotation: Rotation
     history: Sequence[Message]
     system: str = ""
     tools: Sequence[dict[str, Any]] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
     hand_over: bool = False
+    transfers: bool | None = None
 
-    def ask(self, role: str, speech: Speech = Speech.LIVE, ends: Callable[[ToolCall], bool] | None = None, **notes: str) -> Loop:
-        """An ask of the model that plays ``role``; what it says is the agent's answer where the speech is live."""
-        toolbox = Toolbox(self.locate, self.agent, self.settings, self.journal.usage, self.metrics)
-        final = speech is Speech.LIVE
-        parameters = {key: value for key, value in self.parameters.items() if final or key not in _OF_THE_ANSWER}
-        model = Model(self.locate, self.agent.models, parameters)
+    def ask(self, role: str, toolbox: Toolbox | None = None, **notes: str) -> Loop:
+        """An ask about the conversation itself, in which client tools' calls may be handed over. ``notes`` are shown in its steps."""
+        loop = self.ask_for_answer(role, toolbox, **notes)
+        if self.hand_over:
+            loop.ends = loop.toolbox.is_client
+        return loop
+
+    def ask_for_answer(self, role: str, toolbox: Toolbox | None = None, **notes: str) -> Loop:
+        """An ask whose last words are the agent's answer."""
+        return self._loop(role, toolbox or self.toolbox(), self.parameters, Speech.LIVE, notes)
+
+    def ask_aside(self, role: str, at_once: bool = False, **notes: str) -> Loop:
+        """An ask for the pattern's own use, heard only from an agent that narrates; ``at_once``: beside others."""
+        parameters = {key: value for key, value in self.parameters.items() if key not in _OF_THE_ANSWER}
+        heard = Speech.WHOLE if at_once else Speech.LIVE
+        return self._loop(role, self.toolbox(), parameters, heard if self.agent.cast.narrate else Speech.SILENT, notes)
+
+    def _loop(self, role: str, toolbox: Toolbox, parameters: Mapping[str, Any], speech: Speech, notes: dict[str, str]) -> Loop:
+        choices = self.rotation.order(self.agent.name, self.agent.cast.candidates(role))
         bounds = Bounds(self.agent.max_iterations, self.settings.parallel_tool_calls)
-        return Loop(model, toolbox, bounds, self.journal, role, speech, ends or self._for_client(toolbox), notes)
+        return Loop(Model(self.locate, choices, parameters), toolbox, bounds, self.journal, role, speech, notes=notes)
 
-    def _for_client(self, toolbox: Toolbox) -> Callable[[ToolCall], bool]:
-        """Whoever asked to be handed the calls of client tools is: such a call ends the run."""
-        return toolbox.is_client if self.hand_over else lambda call: False
+    def toolbox(self) -> Toolbox:
+        return Toolbox(self.locate, self.agent, self.settings, self.journal.usage, self.metrics)
 
     def prompt(self, *parts: str) -> list[Message]:
         """The agent's own prompt and ``parts`` as one system message; none where all are empty."""
         text = "\n\n".join(part for part in (self.system, *parts) if part)
         return [{"role": "system", "content": text}] if text else []
+
+    async def told(self, role: str, default: str, **more: Any) -> str:
+        """What ``role`` is told to do: its template in the agent's file, which sees ``query`` and ``more``, too, or else ``default``."""
+        template = self.agent.cast.templates.get(role)
+        if template is None:
+            return default
+        what = f"template `{role}` of agent {self.agent.name!r} ({self.agent.file})"
+        return await template.render({**self.variables, "query": self.query, **more}, self.settings.prompt_chars, what)
+
+    @property
+    def query(self) -> str:
+        """The text of what the user said last."""
+        last: Message = next((message for message in reversed(self.history) if message["role"] == "user"), {})
+        content = last.get("content") or ""
+        return content if isinstance(content, str) else "\n".join(part["text"] for part in content if isinstance(part.get("text"), str))
+
+    def history_with(self, notes: str) -> list[Message]:
+        """The conversation, with ``notes`` below what the user said last: many models refuse two messages of the user in a row."""
+        *before, last = self.history
+        if last["role"] != "user":
+            return [*self.history, {"role": "user", "content": notes}]
+        content = last.get("content") or ""
+        if isinstance(content, str):
+            return [*before, {**last, "content": f"{content}\n\n{notes}"}]
+        return [*before, {**last, "content": [*content, {"type": "text", "text": notes}]}]

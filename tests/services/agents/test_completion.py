@@ -8,7 +8,7 @@ import pytest
 from starlette.responses import Response
 
 from app.errors import ProviderError
-from app.services.agents.agent import ModelChoice
+from app.services.agents.cast import ModelChoice
 from app.services.agents.completion import Draft, ToolCall
 from app.services.agents.events import Voice, silence
 from app.services.agents.model import Model

@@ -43,7 +43,14 @@ EVERYTHING: dict[str, Any] = {
         "roles": {"planner": {"candidates": [{"source": "ollama", "model": "p"}], "strategy": "x"}},
     },
     "prompts": {"system": "You are {{ agent.name }}.", "templates": {"greet": "Hi {{ name }}"}},
-    "orchestration": {"pattern": "react", "max_iterations": 3, "timeout_seconds": 9, "role_map": {}, "stages": [], "narrate": True},
+    "orchestration": {
+        "pattern": "react",
+        "max_iterations": 3,
+        "timeout_seconds": 9,
+        "role_map": {"planner": "planner"},
+        "stages": ["draft"],
+        "narrate": {"to": "log"},
+    },
     "tools": [
         {"name": "calculator", "type": "builtin"},
         {"name": "clerk", "type": "agent", "agent": "clerk", "description": "Asks."},
@@ -82,7 +89,7 @@ def library(folder: Path, defaults: Orchestration | None = None) -> Library:
 def test_every_public_field_is_accepted(tmp_path: Path) -> None:
     agent_file(tmp_path, "all", **EVERYTHING)
     agent = library(tmp_path).find("all")
-    assert [choice.name for choice in agent.models] == ["ollama/m", "n"]
+    assert [choice.name for choice in agent.models] == ["ollama/m", "n", "o"]
     assert agent.models[0].parameters == {"top_p": 1}
     assert (agent.max_iterations, agent.timeout_s, agent.memory_turns, agent.unavailable) == (3, 9, 7, "")
     assert [(tool.name, tool.type) for tool in agent.tools] == [
@@ -97,7 +104,13 @@ def test_every_public_field_is_accepted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "named",
     [
-        *("spec.model.extra", "spec.model.routing", "spec.model.roles", "spec.prompts.templates", "spec.orchestration.role_map"),
+        *(
+            "spec.model.routing.strategy",
+            "spec.model.routing.health_check_interval",
+            "spec.model.roles",
+            "spec.prompts.templates",
+            "spec.orchestration.role_map",
+        ),
         *("spec.orchestration.stages", "spec.orchestration.narrate", "spec.memory.conversational.max_tokens"),
         *("spec.memory.conversational.ttl", "spec.memory.semantic", "spec.permissions.execution", "spec.output_schema", "spec.chain"),
         *("spec.program", "tool `docs`", "tool `files`", "tool `remote`", "backend `redis`", "guardrails"),
@@ -133,7 +146,7 @@ def test_guardrails_that_are_not_enforced_are_shown_everywhere(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
-        ({"orchestration": {"pattern": "supervisor"}}, "pattern `supervisor`"),
+        ({"orchestration": {"pattern": "supervisor"}}, "nobody to delegate to"),
         ({"memory": {"conversational": {"strategy": "summary"}}}, "strategy `summary`"),
     ],
 )
@@ -190,6 +203,26 @@ BROKEN = {
     "twice-and-more": (
         HEAD + "{tools: 7}, kind: Agent}",
         "kind: is given twice",
+    ),
+    "role-that-nobody-plays": (
+        HEAD + "{model: {roles: {planer: {candidates: [{model: m}]}}}, orchestration: {pattern: swarm, role_map: {reasoner: planner}}}}",
+        "spec.orchestration.role_map.reasoner: is 'planner', which `spec.model.roles` does not have; did you mean `planer`?",
+    ),
+    "twice-the-stage": (
+        HEAD + "{orchestration: {pattern: pipeline, stages: [a, {name: b}, a]}}}",
+        "spec.orchestration.stages[2]: is 'a', which another stage has",
+    ),
+    "no-stage": (
+        HEAD + "{orchestration: {pattern: pipeline, stages: [a b]}}}",
+        "spec.orchestration.stages[0]",
+    ),
+    "bad-template-of-a-stage": (
+        HEAD + "{orchestration: {pattern: pipeline, stages: [a]}, prompts: {templates: {stage_a: '{% if %}'}}}}",
+        "spec.prompts.templates.stage_a: is not a template",
+    ),
+    "passes-on-to-itself": (
+        HEAD + "{orchestration: {pattern: swarm}, tools: [{name: t, type: agent, agent: x}]}}",
+        "spec.tools[0].agent: is 'x', this very agent; name another agent",
     ),
     "bad-time": (
         HEAD + "{orchestration: {timeout_seconds: 0}}}",

@@ -16,7 +16,7 @@ from app.errors import (
     ProviderRateLimited,
     ProviderUnavailable,
 )
-from tests.services.agents.world import ScriptedModel, agent_file, agents, ask, events
+from tests.services.agents.world import CALCULATOR, ScriptedModel, Tools, agent_file, agents, ask, calculator, calls, events
 from tests.support import Neighbours
 
 MODELS = {"primary": {"provider": "vllm", "model": "big", "parameters": {"temperature": 0.1}}, "fallback": {"model": "small"}}
@@ -76,6 +76,55 @@ async def test_candidates_are_asked_in_order(tmp_path: Path) -> None:
     async with agents(tmp_path, Neighbours(inference=model)) as app:
         await ask(app)
     assert [request["model"] for request in model.requests] == ["ollama/llama3.1:8b", "openai/gpt"]
+
+
+async def test_in_turn_each_ask_begins_with_another_model_and_falls_back_to_the_rest(tmp_path: Path) -> None:
+    candidates = [{"model": name} for name in "abc"]
+    agent_file(tmp_path, model={"default": {"candidates": candidates, "strategy": "round_robin"}}, tools=[CALCULATOR])
+    script = [calls(("calculator", {"expression": "2+2"})), "4.", "Yes.", ProviderUnavailable("c is down"), "Yes.", "Yes."]
+    model = ScriptedModel(script)
+    async with agents(tmp_path, Neighbours(inference=model, tools=Tools({"calculator": calculator}))) as app:
+        for _ in range(4):
+            await ask(app)
+    assert [request["model"] for request in model.requests] == [
+        "a",
+        "a",
+        "b",
+        "c",
+        "a",
+        "a",
+    ]  # a run of two steps, one of one, one whose model failed, one
+
+
+async def test_each_role_takes_turns_by_itself(tmp_path: Path) -> None:
+    roles = {
+        role: {"candidates": [{"model": f"{role}-1"}, {"model": f"{role}-2"}], "strategy": strategy}
+        for role, strategy in (("stage:a", "round_robin"), ("stage:b", "quality_first"))
+    }
+    agent_file(tmp_path, model={"roles": roles}, orchestration={"pattern": "pipeline", "stages": ["a", "b"]})
+    model = ScriptedModel(["Text."] * 4)
+    async with agents(tmp_path, Neighbours(inference=model)) as app:
+        for _ in range(2):
+            await ask(app)
+    assert [request["model"] for request in model.requests] == ["stage:a-1", "stage:b-1", "stage:a-2", "stage:b-1"]
+
+
+async def test_a_role_map_says_which_models_play_a_role_and_the_rest_play_by_default(tmp_path: Path) -> None:
+    models = {"default": {"candidates": [{"model": "small"}]}, "roles": {"strong": {"candidates": [{"model": "big"}]}}}
+    orchestration = {"pattern": "parallel_fan_out", "role_map": {"planner": "strong", "worker": "default"}}
+    agent_file(tmp_path, model=models, orchestration=orchestration)
+    model = ScriptedModel(['{"tasks": ["a"]}', "A.", "Told."])
+    async with agents(tmp_path, Neighbours(inference=model)) as app:
+        await ask(app)
+        async with call(app, "GET", "/v1/agents/tester") as reply:
+            shown = await reply.json()
+    assert [request["model"] for request in model.requests] == ["big", "small", "small"]
+    assert shown["warnings"] == []
+    assert {role: choices[0]["model"] for role, choices in shown["roles"].items()} == {
+        "planner": "big",
+        "worker": "small",
+        "synthesizer": "small",
+    }
 
 
 async def test_endpoints_and_keys_never_travel(tmp_path: Path) -> None:

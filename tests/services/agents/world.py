@@ -35,9 +35,10 @@ def calls(*wanted: tuple[str, Any]) -> Body:
 
 @dataclass
 class ScriptedModel:
-    """An inference service. ``script`` holds, in order: text, a message, a NodeError to raise, or a function of the request."""
+    """An inference service. ``script`` holds, in order: text, a message, a NodeError to raise, or a function of the request; or, for each
+    model by its name, such a list."""
 
-    script: list[Any]
+    script: list[Any] | dict[str, list[Any]]
     requests: list[Body] = field(default_factory=list)
     depths: list[int] = field(default_factory=list)
 
@@ -46,7 +47,7 @@ class ScriptedModel:
         body = await Request(scope, receive).json()
         self.requests.append(body)
         self.depths.append(current().agent_depth)
-        entry = self.script.pop(0)
+        entry = (self.script[body["model"]] if isinstance(self.script, dict) else self.script).pop(0)
         if callable(entry):
             entry = entry(body)
             entry = await entry if inspect.isawaitable(entry) else entry
@@ -57,6 +58,10 @@ class ScriptedModel:
             await EventStream(self._chunks(body["model"], message))(scope, receive, send)
         else:
             await JSONResponse(_completion(body["model"], message))(scope, receive, send)
+
+    def asked(self, model: str) -> list[Body]:
+        """The requests that a model has had."""
+        return [request for request in self.requests if request["model"] == model]
 
     async def _chunks(self, model: str, message: Body) -> AsyncGenerator[bytes, None]:
         """The message in small pieces: words, and tool calls whose arguments come in two halves."""
@@ -153,6 +158,16 @@ class Memory:
 
 def calculator(expression: str) -> int:
     return {"17*23": 391, "2+2": 4}[expression]
+
+
+def plays(*roles: str) -> Body:
+    """The ``model`` section of an agent file in which each role has a model of its own name."""
+    return {"roles": {role: {"candidates": [{"model": role}]} for role in roles}}
+
+
+def said(request: Body, role: str = "user") -> str:
+    """What the last message of a role in a model request says."""
+    return str([message["content"] for message in request["messages"] if message["role"] == role][-1])
 
 
 def told(request: Body) -> list[str]:
