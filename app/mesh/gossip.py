@@ -29,6 +29,7 @@ from app.mesh.settings import BURST_GAP_S, BURST_SIZE, MAX_DOUBT, NEWS_DELAY_S, 
 from app.mesh.sync import Synchroniser
 
 NEVER = float("inf")
+_GONE = frozenset(("left", "dead", "displaced"))
 LAG_S = 0.25  # woken this much late, a node trusts itself less
 
 
@@ -178,6 +179,8 @@ class Maia:
         if self.has_left:
             self._due_at = NEVER
         else:
+            if any(event.kind in _GONE for event in step.events):
+                self._seeds.missed()
             if mesh.news.is_urgent and mesh.view.count > 1:
                 self._next_burst = min(self._next_burst, max(mesh.now + NEWS_DELAY_S, self._last_burst + BURST_GAP_S))
             due = (self._next_round, self._next_beat, self._next_burst, self._detector.deadline, self._sync.deadline, self._seeds.deadline)

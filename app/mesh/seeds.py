@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from app.mesh.members import Member, Status
 from app.mesh.mesh import Aim, Exchange, Mesh, Purpose
 from app.mesh.messages import Join
-from app.mesh.settings import JOIN_FIRST_S, JOIN_LAST_S, SEED_PERIOD_S
+from app.mesh.settings import JOIN_FIRST_S, JOIN_LAST_S, MISSED_SEED_S, SEED_PERIOD_S
 
 
 class Seeds:
@@ -26,13 +26,17 @@ class Seeds:
         """Try at once, and again in short steps: this node is alone."""
         self._delay_s, self.deadline = JOIN_FIRST_S, self._mesh.now
 
+    def missed(self) -> None:
+        """Somebody has gone. Where that was a seed, what starts in its place knows nobody, and should not wait long to be found."""
+        self.deadline = min(self.deadline, self._mesh.now + self._period_s() * self._mesh.rng.uniform(0.7, 1.3))
+
     def tick(self) -> None:
         mesh = self._mesh
         if mesh.now < self.deadline:
             return
         if mesh.view.others:
             self._delay_s = JOIN_FIRST_S
-            self.deadline = mesh.now + SEED_PERIOD_S * mesh.rng.uniform(0.7, 1.3)
+            self.deadline = mesh.now + self._period_s() * mesh.rng.uniform(0.7, 1.3)
             self._try_one()
             return
         self.deadline = mesh.now + self._delay_s * mesh.rng.uniform(0.8, 1.2)
@@ -51,6 +55,9 @@ class Seeds:
     def answered(self, exchange: Exchange, node_id: str) -> None:
         if exchange.aim.url in self._urls:
             self._answered_by[exchange.aim.url] = node_id
+
+    def _period_s(self) -> float:
+        return min(SEED_PERIOD_S, MISSED_SEED_S * self._mesh.view.count / 2) if self._untried() else SEED_PERIOD_S
 
     def _try_one(self, *, dead_only: bool = False) -> None:
         mesh = self._mesh

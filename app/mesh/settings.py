@@ -15,6 +15,7 @@ MAX_MEMBERS = 5_000
 LOAD_SENDS = 3
 JOIN_FIRST_S, JOIN_LAST_S = 0.25, 5.0  # tries of a node that is alone: doubling between these
 SEED_PERIOD_S = 10.0  # one try at a seed or a dead member, so that halves of a cut network meet again
+MISSED_SEED_S = 1.0  # the same while a seed is away, in a mesh of two; a larger one shares the tries, two a second in all
 SYNC_FIRST_S, SYNC_GROWTH, SYNC_LAST_S = 0.25, 1.6, 5.0
 SYNC_PATIENCE_S = 6.0  # views may differ this long after a change: news is under way
 TOMBSTONE_S = 3_600.0

@@ -240,6 +240,22 @@ def test_a_restart_at_the_same_address_leaves_no_duplicate(host: int) -> None:
         assert status(node, new) is Status.ALIVE
 
 
+@pytest.mark.parametrize("leaving", [True, False])
+@pytest.mark.parametrize("size", [2, 4, 10])
+def test_the_only_seed_of_a_small_mesh_that_restarts_and_knows_nobody_is_found_in_seconds(size: int, leaving: bool) -> None:
+    world = mesh_of(size)
+    seed = world.nodes[0]
+    if leaving:
+        world.leave(seed)
+    else:
+        world.crash(seed, silent=False)
+    world.run(world.now + (2.0 if leaving else world.settings.dead_timeout))
+    again = world.spawn(SEED_URL, "worker-1", ())
+    world.run(world.now + (2.0 if size > 2 else 6.0))  # who was alone for long tries every five seconds
+    assert again.maia.view.count == size
+    assert {node.maia.view.count for node in world.living()} == {size}
+
+
 def test_a_node_that_meets_its_own_reused_address_in_its_view_lets_the_old_owner_go() -> None:
     """Its view comes from the seed, which still believes in the old owner: a call there reaches the node itself."""
     world = mesh_of(2)
