@@ -13,11 +13,15 @@ NodeError (500 internal_error)
 ├── MethodNotAllowed (405 method_not_allowed)
 ├── RequestTimeout (408 request_timeout)
 ├── Conflict (409 conflict)
+│   └── RunUnderWay (409 run_under_way)
 ├── BodyTooLarge (413 body_too_large)
 ├── UnsupportedMediaType (415 unsupported_media_type)
 ├── Misdirected (421 misdirected)
 ├── InvalidBody (422 invalid_body)
+├── KeyReused (422 idempotency_key_reused)
+├── GuardrailBlocked (422 guardrail_blocked)
 ├── PeerLost (502 peer_lost)
+├── OutputInvalid (502 output_invalid)
 ├── ProviderError (502 provider_error)
 │   ├── ProviderRateLimited (429 provider_rate_limited)
 │   ├── ProviderUnavailable (503 provider_unavailable)
@@ -110,6 +114,10 @@ class Conflict(NodeError):
     status, code, type = 409, "conflict", "invalid_request_error"
 
 
+class RunUnderWay(Conflict):
+    code = "run_under_way"
+
+
 class BodyTooLarge(NodeError):
     status, code, type = 413, "body_too_large", "invalid_request_error"
 
@@ -126,8 +134,20 @@ class InvalidBody(NodeError):
     status, code, type = 422, "invalid_body", "invalid_request_error"
 
 
+class KeyReused(NodeError):
+    status, code, type = 422, "idempotency_key_reused", "invalid_request_error"
+
+
+class GuardrailBlocked(NodeError):
+    status, code, type = 422, "guardrail_blocked", "invalid_request_error"
+
+
 class PeerLost(NodeError):
     status, code = 502, "peer_lost"
+
+
+class OutputInvalid(NodeError):
+    status, code = 502, "output_invalid"
 
 
 class ProviderError(NodeError):

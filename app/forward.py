@@ -1,7 +1,8 @@
 """Relay a request to a peer: streamed both ways, over at most three nodes, tried elsewhere only while that is safe.
 
 Nothing begun (refused, unresolved, 421, a 503 marked not-begun, no 100 Continue): the next peer. Begun and safe to repeat (GET, HEAD, PUT,
-DELETE, inference): the next peer, as long as the answer has not begun. Anything else that a peer takes along is 502 peer_lost, at once.
+DELETE, inference, a run that its Idempotency-Key has recorded): the next peer, as long as the answer has not begun. Anything else that a
+peer takes along is 502 peer_lost, at once.
 """
 
 import asyncio
@@ -35,6 +36,7 @@ _NOT_SENT = _HOP_BY_HOP | {
     b"x-session-id",
     b"content-length",
 }
+_WAIT = (b"prefer", b"wait")
 _NOT_RETURNED = _HOP_BY_HOP | {b"x-request-id", b"x-astromesh-load", b"date", b"server"}
 
 
@@ -107,7 +109,8 @@ class Forwarder:
         if len(context.hops) >= MAX_HOPS:
             raise Misdirected(f"This request has passed {len(context.hops)} nodes already, and {service} is not on this one.")
         body = await read_body(receive)
-        repeatable = body.kept is not None and (scope["method"] in _REPEATABLE or service == "inference")
+        recorded = service == "agents" and _is_recorded(scope)
+        repeatable = body.kept is not None and (scope["method"] in _REPEATABLE or service == "inference" or recorded)
         refusals: list[str] = []
         for peer in peers:
             attempt = _Attempt(peer, send)
@@ -124,6 +127,8 @@ class Forwarder:
                 if attempt.answering or not repeatable:
                     raise PeerLost(f"Node {peer.name} was lost while it worked on this ({loss}); it may have done it or not.") from loss
                 refusals.append(f"{peer.name}: {loss}")
+                if recorded and _WAIT not in scope["headers"]:  # the lost one may still be at it: its answer is waited for, or its end
+                    scope = {**scope, "headers": [*scope["headers"], _WAIT]}
             except asyncio.CancelledError:  # whoever asked is gone, or the time is over
                 self._count(service, "cancelled")
                 raise
@@ -210,6 +215,12 @@ class _Attempt:
                 await self._relay({"type": "http.response.body", "body": chunk, "more_body": more})
         finally:
             answer.close()
+
+
+def _is_recorded(scope: Scope) -> bool:
+    """Whether the request is a run that records itself, before it begins, under a key of the client's."""
+    run = scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/run")
+    return run and any(name == b"idempotency-key" and value for name, value in scope["headers"])
 
 
 def _end_to_end(headers: Headers, dropped: frozenset[bytes]) -> list[tuple[bytes, bytes]]:

@@ -86,10 +86,17 @@ class Front:
     async def _run(self, agent: str, scope: Scope, receive: Receive, send: Send) -> None:
         raw, body = await self._json_body(scope, receive)
         try:
-            session = _session(body) or new_session_id(self._placement.store_for_new_session())
+            session = _session(body) or new_session_id(self._store(agent, scope))
             await self._agent(agent, session, (scope, _replay(raw, receive), send))
         finally:
             self._held -= len(raw)
+
+    def _store(self, agent: str, scope: Scope) -> str:
+        """Where a new session begins. A run with an Idempotency-Key is recorded there, so that its repetition has to come there, too."""
+        key = next((value for name, value in scope["headers"] if name == b"idempotency-key"), None)
+        if key is None:
+            return self._placement.store_for_new_session()
+        return self._placement.store_for_key(f"{current().principal}\0{agent}\0{key.decode('latin-1')}")
 
     async def _agent(self, agent: str, session: str | None, request: tuple[Scope, Receive, Send]) -> None:
         """Run an agent where its conversation is kept; without a session, anywhere."""

@@ -8,6 +8,7 @@ _OWNERS = {segment: (service, key_at) for service, entry in SERVICES.items() for
 _ROUTES = frozenset({"/v1/agents", "/v1/agents/{}", "/v1/agents/{}/run", "/v1/chat/completions", "/v1/embeddings", "/v1/providers"})
 _ROUTES |= {"/v1/models", "/v1/models/{}", "/v1/tools", "/v1/tools/builtin", "/v1/tools/execute", "/v1/memory/{}/history/{}"}
 _ROUTES |= {"/v1/memory/{}/history/{}/turns/{}", "/v1/system/status", "/v1/system/doctor", "/v1/health", "/v1/metrics"}
+_ROUTES |= {"/v1/memory/{}/runs/{}/{}"}
 _ROUTES |= {"/v1/mesh/state", "/v1/mesh/join", "/v1/mesh/gossip", "/v1/mesh/sync", "/v1/mesh/probe", "/v1/mesh/leave"}
 _ROUTES |= {"/v1/channels", "/v1/channels/{}/webhook", "/v1/channels/{}/inbox", "/v1/channels/{}/outbox"}
 _ROUTES |= {"/v1/channels/{}/inbox/{}/retry", "/v1/channels/{}/outbox/{}/retry"}

@@ -100,6 +100,11 @@ class Placement:
         reached = self._stores(lambda peer: peer.usable) or self._stores(lambda peer: peer.state == "suspect")
         return own or random.choice(sorted(reached) or [NO_STORE])
 
+    def store_for_key(self, key: str) -> str:
+        """The store for a new session of a request that may be repeated: for the same key the same one, whichever node is asked, as long as
+        the stores are the same."""
+        return next(iter(rank_stores(key, self.stores())), NO_STORE)
+
     async def home(self, agent: str, session: str) -> str:
         """The store that keeps an agent's conversation; NO_STORE where none is known. Raises StoreUnavailable."""
         named = current().store or store_of(session) or NO_STORE

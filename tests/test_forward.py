@@ -305,6 +305,29 @@ async def test_what_is_safe_to_repeat_succeeds_on_another_peer(
                 assert (await response.json())["node"] == "good"
 
 
+async def test_a_run_that_its_key_records_goes_on_at_another_peer_which_waits_for_the_lost_one(
+    nodes: Spine, client: aiohttp.ClientSession
+) -> None:
+    async def run(request: Request) -> Response:
+        return JSONResponse({"prefer": request.headers.getlist("prefer")})
+
+    agents = service(Route("/v1/agents/a/run", run, methods=METHODS), Route("/v1/agents/a/x", run, methods=METHODS))
+    good = await nodes.node("good", {"agents": agents})
+    async with misbehaving("agents", die) as dying:
+        near = await nodes.node("near", peers={"dying": (dying, ["agents"]), "good": (good.url, ["agents"])})
+        told = set()
+        for path, key in [("run", {"Idempotency-Key": "k"}), ("run", {}), ("x", {"Idempotency-Key": "k"})] * 24:
+            await static(near).probe(near.peers.all()[0])
+            async with client.post(f"{near.url}/v1/agents/a/{path}", json={"query": "Go."}, headers=key) as response:
+                body = await response.json()
+                told.add((path, bool(key), response.status, tuple(body.get("prefer", ()))))
+    assert told == {
+        *{("run", True, 200, ()), ("run", True, 200, ("wait",))},
+        *{("run", False, 200, ()), ("run", False, 502, ())},
+        *{("x", True, 200, ()), ("x", True, 502, ())},
+    }
+
+
 async def test_an_event_stream_that_breaks_ends_in_an_error_event(nodes: Spine, client: aiohttp.ClientSession) -> None:
     async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         event = b'data: {"n": 1}\n\n'

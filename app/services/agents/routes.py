@@ -16,8 +16,10 @@ from app.context import current
 from app.services.agents.agent import Agent
 from app.services.agents.chat import Chat, agent_name, question
 from app.services.agents.events import Emit, Event, listen, silence
+from app.services.agents.idempotency import RunRecord, digest_of, digest_of_key, prefers_to_wait
 from app.services.agents.library import Library
 from app.services.agents.run import Question, Runner
+from app.services.contract import Locate
 from app.session import check_session_id, new_session_id
 from app.sse import EventStream, encode
 
@@ -25,8 +27,8 @@ from app.sse import EventStream, encode
 class Routes:
     """The handlers. ``store_id`` names the store of a session that is made here, for a run that came without one."""
 
-    def __init__(self, library: Library, runner: Runner, store_id: str) -> None:
-        self._library, self._runner, self._store_id = library, runner, store_id
+    def __init__(self, library: Library, runner: Runner, store_id: str, locate: Locate) -> None:
+        self._library, self._runner, self._store_id, self._locate = library, runner, store_id, locate
         requests: Mapping[str, Any] = json.loads(files(__package__).joinpath("schema.json").read_bytes())["requests"]
         self._run_schema, self._chat_schema = validator(requests["run"]), validator(requests["chat"])
 
@@ -50,15 +52,33 @@ class Routes:
         body = await read_json(request, self._run_schema)
         session = _session(body) or new_session_id(self._store_id)
         streaming = _accepts_events(request)
+        record = await self._record(request, agent, session, body)
+        if record and record.answer is not None:
+            return _replayed(record.answer, record.headers, streaming)
+        headers = record.headers if record else {}
         asked = _question(body, session, streaming)
         if streaming:
-            return _Streamed(EventStream(self._run_events(agent, asked)))
-        return JSONAnswer((await self._runner.run(agent, asked, silence)).as_json())
+            return _Streamed(EventStream(self._run_events(agent, asked, record), headers))
+        return JSONAnswer(await self._answer(agent, asked, silence, record), headers=headers)
 
-    async def _run_events(self, agent: Agent, asked: Question) -> AsyncGenerator[bytes, None]:
+    async def _record(self, request: Request, agent: Agent, session: str, body: Mapping[str, Any]) -> RunRecord | None:
+        """The record of a run that has an Idempotency-Key, begun or with its answer."""
+        given = request.headers.get("idempotency-key")
+        if given is None:
+            return None
+        record = RunRecord(self._locate, agent.name, session, digest_of_key(given), digest_of(body, session))
+        await record.begin(wait=prefers_to_wait(request.headers.getlist("prefer")))
+        return record
+
+    async def _answer(self, agent: Agent, asked: Question, emit: Emit, record: RunRecord | None) -> dict[str, Any]:
+        async def run() -> dict[str, Any]:
+            return (await self._runner.run(agent, asked, emit)).as_json()
+
+        return await (record.keep(run) if record else run())
+
+    async def _run_events(self, agent: Agent, asked: Question, record: RunRecord | None) -> AsyncGenerator[bytes, None]:
         async def work(emit: Emit) -> None:
-            result = await self._runner.run(agent, asked, emit)
-            await emit(Event("done", result.as_json()))
+            await emit(Event("done", await self._answer(agent, asked, emit, record)))
 
         async with aclosing(listen(work)) as events:
             async for event in events:
@@ -73,6 +93,15 @@ class Routes:
             return JSONAnswer(chat.completion(await self._runner.run(agent, asked, silence)))
         include_usage = bool((body.get("stream_options") or {}).get("include_usage"))
         return _Streamed(EventStream(chat.stream(lambda emit: self._runner.run(agent, asked, emit), include_usage)))
+
+
+def _replayed(answer: Mapping[str, Any], headers: dict[str, str], streaming: bool) -> Response:
+    """An answer given before: as a stream it is its end alone."""
+
+    async def done() -> AsyncGenerator[bytes, None]:
+        yield encode(answer, "done")
+
+    return _Streamed(EventStream(done(), headers)) if streaming else JSONAnswer(answer, headers=headers)
 
 
 def _question(body: Mapping[str, Any], session: str, streaming: bool) -> Question:

@@ -22,7 +22,8 @@ class Agents:
         settings = Settings(**{key: value for key, value in config.items() if key != "defaults"})
         defaults = Orchestration().filled(config.get("defaults", {}).get("orchestration", {}))
         self._library = Library(node.config_dir / "agents", defaults, node.environ)
-        self._routes = Routes(self._library, Runner(node.locate, settings, Metrics(node.metrics)), node.store_id).all()
+        runner = Runner(node.locate, settings, Metrics(node.metrics))
+        self._routes = Routes(self._library, runner, node.store_id, node.locate).all()
 
     @property
     def routes(self) -> Sequence[BaseRoute]:

@@ -22,6 +22,10 @@ class MemorySettings:
     max_turns_per_session: int = 10_000
     max_history_bytes: int = 16 * 1024 * 1024
     sweep_interval_s: float = 5.0
+    run_lease_s: float = 15.0
+    run_ttl_s: float = 86_400.0
+    max_runs: int = 10_000
+    max_run_bytes: int = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Memory over HTTP: histories are read, grown by turns, and deleted. A turn with an id of its own is safe to send again (PUT)."""
 
 import json
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, Protocol
@@ -13,6 +14,10 @@ from app.body import JSONAnswer, read_json, validator
 from app.context import current
 from app.errors import BadRequest, SessionNotFound
 from app.services.memory.conversation import Conversation, History, check_turn_id, conversation, new_turn_id
+from app.services.memory.runs import Run, RunKey
+from app.session import check_session_id
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Histories(Protocol):
@@ -22,9 +27,16 @@ class Histories(Protocol):
     async def append(self, to: Conversation, turn_id: str, messages: list[dict[str, Any]]) -> bool: ...
     async def clear(self, of: Conversation) -> int: ...
 
+    @property
+    def run_lease_s(self) -> float: ...
+    async def claim_run(self, of: RunKey, session: str, token: str, fingerprint: str) -> Run: ...
+    async def finish_run(self, of: RunKey, token: str, answer: bytes) -> None: ...
+    async def release_run(self, of: RunKey, token: str) -> None: ...
+
 
 def routes(memory: Histories) -> Sequence[BaseRoute]:
-    turn_schema = validator(json.loads(files(__package__).joinpath("schema.json").read_bytes())["requests"]["turn"])
+    requests = json.loads(files(__package__).joinpath("schema.json").read_bytes())["requests"]
+    turn_schema, run_schema = validator(requests["turn"]), validator(requests["run"])
 
     async def read(request: Request) -> Response:
         of = _conversation(request)
@@ -50,15 +62,42 @@ def routes(memory: Histories) -> Sequence[BaseRoute]:
     async def history(request: Request) -> Response:
         return await {"GET": read, "HEAD": read, "POST": add, "DELETE": clear}[request.method](request)
 
+    async def run(request: Request) -> Response:
+        of, session = _run_key(request), check_session_id(request.path_params["session"])
+        body = await read_json(request, run_schema)
+        token = body["token"]
+        if body["state"] == "released":
+            await memory.release_run(of, token)
+        elif body["state"] == "done":
+            answer = json.dumps(body.get("answer"), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+            await memory.finish_run(of, token, answer)
+        else:
+            claimed = await memory.claim_run(of, session, token, body["fingerprint"])
+            return JSONAnswer(_told(claimed) | {"lease_s": memory.run_lease_s})
+        return JSONAnswer({"state": body["state"]})
+
     path = "/v1/memory/{agent}/history/{session}"
     return [
         Route(path, history, methods=["GET", "POST", "DELETE"]),
         Route(path + "/turns/{turn_id}", add, methods=["PUT"]),
+        Route("/v1/memory/{agent}/runs/{session}/{key}", run, methods=["PUT"]),
     ]
 
 
 def _conversation(request: Request) -> Conversation:
     return conversation(request.path_params["agent"], current().principal, request.path_params["session"])
+
+
+def _run_key(request: Request) -> RunKey:
+    of, key = _conversation(request), request.path_params["key"]
+    if not _DIGEST.fullmatch(key):
+        raise BadRequest(f"The key {key[:80]!r} is no digest; take the SHA-256 of the Idempotency-Key, in hexadecimal.", param="key")
+    return RunKey(of.agent, of.principal, key)
+
+
+def _told(run: Run) -> dict[str, Any]:
+    answer = {"answer": json.loads(run.answer) if run.answer else None} if run.state == "done" else {}
+    return {"state": run.state, "attempt": run.attempt, "session_id": run.session, **answer}
 
 
 def _max_turns(request: Request) -> int | None:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 from starlette.routing import BaseRoute
@@ -16,6 +16,7 @@ from app.services.contract import Check, Facts, NodeContext
 from app.services.memory.conversation import Conversation, History, MemorySettings, encode_messages
 from app.services.memory.metrics import Metrics
 from app.services.memory.routes import routes
+from app.services.memory.runs import Run, RunKey, RunStore
 from app.services.memory.store import ConversationStore
 
 _READERS = 4
@@ -36,6 +37,7 @@ class Memory:
         self._settings = MemorySettings(**config)
         self._node = node
         self._store = ConversationStore(node.data_dir / "memory", self._settings)
+        self._runs = RunStore(node.data_dir / "memory", self._settings)
         self._appended_at = -math.inf
         self._metrics = Metrics(node.metrics)
         self.routes: Sequence[BaseRoute] = routes(self)
@@ -43,12 +45,13 @@ class Memory:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Take a slot of the data directory. Raises StoreUnavailable, or ConfigError for files of a newer build."""
-        self._store.open()
-        try:
-            with ThreadPoolExecutor(1, "memory-write") as self._writer, ThreadPoolExecutor(_READERS, "memory-read") as self._reader:
-                yield
-        finally:
-            self._store.close()
+        with ExitStack() as stack:
+            for store in (self._store, self._runs):
+                store.open()
+                stack.callback(store.close)
+            self._writer = stack.enter_context(ThreadPoolExecutor(1, "memory-write"))
+            self._reader = stack.enter_context(ThreadPoolExecutor(_READERS, "memory-read"))
+            yield
 
     async def run(self) -> None:
         """Remove, now and then, what other nodes of this data directory have deleted here."""
@@ -56,6 +59,7 @@ class Memory:
             await asyncio.sleep(self._settings.sweep_interval_s)
             try:
                 await self._in_thread(self._writer, self._store.sweep)
+                await self._in_thread(self._writer, self._runs.sweep)
             except StoreUnavailable as error:
                 log.warning("rows of deleted conversations stay for now: %s", error)
 
@@ -82,7 +86,21 @@ class Memory:
         return added
 
     async def clear(self, of: Conversation) -> int:
+        await self._in_thread(self._writer, self._runs.clear, of)
         return await self._in_thread(self._writer, self._store.clear, of)
+
+    @property
+    def run_lease_s(self) -> float:
+        return self._settings.run_lease_s
+
+    async def claim_run(self, of: RunKey, session: str, token: str, fingerprint: str) -> Run:
+        return await self._in_thread(self._writer, self._runs.claim, of, session, token, fingerprint)
+
+    async def finish_run(self, of: RunKey, token: str, answer: bytes) -> None:
+        await self._in_thread(self._writer, self._runs.finish, of, token, answer)
+
+    async def release_run(self, of: RunKey, token: str) -> None:
+        await self._in_thread(self._writer, self._runs.release, of, token)
 
     def _slow(self) -> Check:
         ago_s = asyncio.get_running_loop().time() - self._appended_at

@@ -15,12 +15,24 @@ from pathlib import Path
 
 from app.errors import ConfigError, Problem, StoreUnavailable
 
-SCHEMA_VERSION = 1
 MAX_SLOTS = 256
 # Nobody else writes our files, so only a reader in recovery or a foreign program (a backup) can make us wait.
 BUSY_TIMEOUT_S = 2.0
 
-_SCHEMA = f"""
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of slot file: what they are called, and what is in them."""
+
+    name: str
+    version: int
+    schema: str
+
+
+CONVERSATIONS = Kind(
+    "conversations",
+    1,
+    """
 CREATE TABLE turns (
     agent TEXT NOT NULL, principal TEXT NOT NULL, session TEXT NOT NULL,
     sequence INTEGER NOT NULL, created_us INTEGER NOT NULL, turn_id TEXT NOT NULL, messages BLOB NOT NULL
@@ -32,8 +44,8 @@ CREATE TABLE cleared (
     PRIMARY KEY (agent, principal, session)
 ) WITHOUT ROWID;
 CREATE TABLE probe (id INTEGER PRIMARY KEY CHECK (id = 1), at_us INTEGER NOT NULL);
-PRAGMA user_version = {SCHEMA_VERSION};
-"""
+""",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +59,24 @@ class Slot:
         os.close(self.lock)
 
 
-def files(folder: Path) -> list[Path]:
-    """Every slot file there is, whoever holds it."""
-    return sorted(folder.glob("conversations-*.sqlite"))
+def files(folder: Path, kind: Kind = CONVERSATIONS) -> list[Path]:
+    """Every slot file of a kind there is, whoever holds it."""
+    return sorted(folder.glob(f"{kind.name}-*.sqlite"))
 
 
-def claim(folder: Path) -> Slot:
+def claim(folder: Path, kind: Kind = CONVERSATIONS) -> Slot:
     """Take the lowest free slot, making its file if need be. Raises StoreUnavailable or ConfigError."""
     with storage_errors(folder):
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o770)
     for number in itertools.count():
-        path = folder / f"conversations-{number}.sqlite"
+        path = folder / f"{kind.name}-{number}.sqlite"
         if number == MAX_SLOTS:
             raise StoreUnavailable(f"{folder} is in use by {MAX_SLOTS} processes; give this node a data directory of its own.")
         if slot := try_claim(path):
             try:
-                _prepare(path)
+                _prepare(path, kind)
             except BaseException:
                 slot.release()
                 raise
@@ -89,7 +101,7 @@ def try_claim(path: Path) -> Slot | None:
         return Slot(path, lock)
 
 
-def connect(path: Path, *, write: bool) -> sqlite3.Connection:
+def connect(path: Path, kind: Kind = CONVERSATIONS, *, write: bool) -> sqlite3.Connection:
     """Open a slot file. A reader opens read-only, so that it can neither write nor checkpoint a file that another process owns.
 
     Raises StoreUnavailable for a file of a newer version, too. Connections may be closed by another thread than their own.
@@ -101,9 +113,9 @@ def connect(path: Path, *, write: bool) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA secure_delete = ON")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version != SCHEMA_VERSION:
+        if version != kind.version:
             raise StoreUnavailable(
-                f"{path} has version {version}, and this build knows {SCHEMA_VERSION}; run the build that wrote it, or move the file away."
+                f"{path} has version {version}, and this build knows {kind.version}; run the build that wrote it, or move the file away."
             )
     except BaseException:
         connection.close()
@@ -147,26 +159,26 @@ def _owner_remedy(path: Path) -> str:
     return f"make {here} writable for {wanted}"
 
 
-def _prepare(path: Path) -> None:
+def _prepare(path: Path, kind: Kind) -> None:
     """Make the file of a slot that is held, unless it is there; refuse one that a newer build has written."""
     with storage_errors(path):
         if not path.exists():
-            _create(path)
+            _create(path, kind)
             return
         with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)) as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            message = f"has version {version}, and this build knows {SCHEMA_VERSION}"
+        if version > kind.version:
+            message = f"has version {version}, and this build knows {kind.version}"
             raise ConfigError([Problem(str(path), message, remedy="run the newer build, or choose another ASTROMESH_DATA_DIR")])
 
 
-def _create(path: Path) -> None:
+def _create(path: Path, kind: Kind) -> None:
     """Build the file under another name and rename it, so that no reader ever sees half a schema."""
     fresh = path.with_suffix(".new")
     fresh.unlink(missing_ok=True)
     with closing(sqlite3.connect(fresh)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.executescript(_SCHEMA)
+        connection.executescript(f"{kind.schema}; PRAGMA user_version = {kind.version};")
     fresh.chmod(0o660)
     fresh.replace(path)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
