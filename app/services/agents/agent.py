@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.services.agents.cast import Cast, ModelChoice, roles_of
+from app.services.agents.guardrails.guardrail import Guardrail
+from app.services.agents.output import OutputSchema
 from app.services.agents.prompt import Prompt
 
 
@@ -47,7 +49,8 @@ class Agent:
     tools: tuple[Tool, ...] = ()
     permitted: frozenset[str] | None = None
     memory_turns: int | None = None
-    unenforced_guardrails: tuple[str, ...] = ()
+    output: OutputSchema | None = None
+    guardrails: tuple[Guardrail, ...] = ()
     warnings: tuple[str, ...] = ()
     unavailable: str = ""
 
@@ -78,7 +81,7 @@ class Agent:
             "status": "unavailable" if self.unavailable else "ready",
             "reason": self.unavailable or None,
             "warnings": list(self.warnings),
-            "unenforced_guardrails": list(self.unenforced_guardrails),
+            "guardrails": [guardrail.name for guardrail in self.guardrails],
         }
 
     def detail(self) -> dict[str, Any]:
@@ -93,6 +96,7 @@ class Agent:
             "orchestration": {"pattern": self.pattern, "max_iterations": self.max_iterations, "timeout_seconds": self.timeout_s},
             "tools": [_tool_row(tool) for tool in self.tools],
             "memory": memory,
+            "output_schema": self.output.schema if self.output else None,
         }
 
 

@@ -28,7 +28,7 @@ _PASSED_ON = (
     "frequency_penalty",
     "response_format",
 )
-_FINISH = {"truncated": "length", "content_filter": "content_filter", "tool_calls": "tool_calls"}
+_FINISH = {"truncated": "length", "content_filter": "content_filter", "blocked": "content_filter", "tool_calls": "tool_calls"}
 
 
 def agent_name(model: str) -> str:

@@ -4,7 +4,9 @@ import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
+
+from app.services.agents.events import Voice
 
 Message = dict[str, Any]
 
@@ -35,6 +37,12 @@ class Completion:
     def message(self) -> Message:
         message: Message = {"role": "assistant", "content": self.content}
         return message | ({"tool_calls": [call.message_part() for call in self.tool_calls]} if self.tool_calls else {})
+
+
+class Completes(Protocol):
+    """Whoever answers a request with a completion: an agent's models, alone or under guardrails."""
+
+    async def complete(self, request: Mapping[str, Any], voice: Voice | None) -> Completion: ...
 
 
 @dataclass(slots=True)

@@ -83,14 +83,11 @@ class Library:
 
     def check(self) -> dict[str, Check]:
         agents = self.agents.values()
-        guarded = [f"{agent.name} ({', '.join(agent.unenforced_guardrails)})" for agent in agents if agent.unenforced_guardrails]
         warned = [f"{agent.name}: {warning}" for agent in agents for warning in agent.warnings]
         wrong = [str(problem) for broken in self.broken for problem in broken.problems]
         wrong += [f"{agent.name} is unavailable: {agent.unavailable}" for agent in agents if agent.unavailable]
         ready = sum(not agent.unavailable for agent in agents)
         checks = {"agents": Check("degraded" if wrong else "ok", "; ".join([f"{ready} ready", *wrong]))}
-        if guarded:
-            checks["agents.guardrails"] = Check("degraded", f"written and not enforced by this build: {'; '.join(guarded)}")
         if warned:
             checks["agents.fields"] = Check("degraded", "; ".join(warned))
         return checks

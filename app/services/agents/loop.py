@@ -12,10 +12,9 @@ from enum import Enum
 from typing import Any
 
 from app.errors import NodeError
-from app.services.agents.completion import Completion, Message, ToolCall
+from app.services.agents.completion import Completes, Completion, Message, ToolCall
 from app.services.agents.events import Event, Voice
 from app.services.agents.journal import Journal
-from app.services.agents.model import Model
 from app.services.agents.toolbox import Toolbox, ToolResult
 
 NO_ANSWER = "The agent stopped after {limit} iterations without an answer."
@@ -59,7 +58,7 @@ class Loop:
     """One ask of whoever plays ``role`` in the agent's pattern. A call that ``ends`` it is not carried out here; after one that has moved
     the conversation the model is not asked again."""
 
-    model: Model
+    model: Completes
     toolbox: Toolbox
     bounds: Bounds
     journal: Journal

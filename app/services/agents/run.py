@@ -1,6 +1,8 @@
 """One run of an agent, from the question to the stored turn, within its time. Nothing is acknowledged before it is stored."""
 
 import asyncio
+import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,17 +15,25 @@ from app.services.agents.cast import Rotation
 from app.services.agents.catalogue import Catalogue
 from app.services.agents.completion import Message, ToolCall
 from app.services.agents.conversation import Conversation, mend
-from app.services.agents.events import Emit
+from app.services.agents.events import Emit, Voice
 from app.services.agents.excerpt import size_of
+from app.services.agents.formed import without_words
+from app.services.agents.guardrails.guardrail import Blocked
+from app.services.agents.guardrails.guards import Guards
 from app.services.agents.journal import Journal
+from app.services.agents.loop import Ending
 from app.services.agents.metrics import Metrics
+from app.services.agents.model import Model
+from app.services.agents.output import OutputSchema
 from app.services.agents.patterns import PATTERNS
 from app.services.agents.settings import Settings
 from app.services.agents.turn import Turn
 from app.services.agents.usage import Usage
 from app.services.contract import Locate
 
+log = logging.getLogger(__name__)
 _STORED = frozenset({"user", "assistant", "tool"})
+_WITH_DATA = frozenset({"answered", "truncated", "max_iterations"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +56,8 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a run ended. ``handed_over`` are the calls that the client is to carry out; ``swarm`` is what a swarm is told."""
+    """How a run ended. ``handed_over`` are the calls that the client is to carry out; ``swarm`` is what a swarm is told;
+    ``guardrail`` is what cut or blocked the answer; ``data`` the answer by the output schema, which ``answer`` holds as JSON."""
 
     agent: str
     answer: str
@@ -57,9 +68,13 @@ class Result:
     trace_id: str
     handed_over: tuple[ToolCall, ...] = ()
     swarm: Mapping[str, Any] | None = None
+    guardrail: str | None = None
+    data: Mapping[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        return {
+        optional = {"guardrail": self.guardrail, "data": self.data, "swarm": self.swarm}
+        told = {key: value for key, value in optional.items() if value is not None}
+        return told | {
             "agent": self.agent,
             "answer": self.answer,
             "outcome": self.outcome,
@@ -67,7 +82,7 @@ class Result:
             "usage": self.usage.as_json(),
             "session_id": self.session,
             "trace": {"trace_id": self.trace_id},
-        } | ({"swarm": self.swarm} if self.swarm is not None else {})
+        }
 
 
 class Runner:
@@ -106,22 +121,39 @@ class Runner:
             raise
 
     async def _run(self, agent: Agent, question: Question, emit: Emit) -> Result:
+        guards = self._guards(agent)
+        messages, context = await guards.admit(question.messages, question.context)
+        question = replace(question, messages=messages, context=context)
+        asked = [message for message in messages if message["role"] in _STORED]
+        conversation, history = await self._recall(agent, question, asked)
+        output = agent.output if question.transfers is None else None
+        journal = Journal(guards.shown(without_words(emit) if output else emit), question.streaming, guards.usage)
+        turn = await self._turn(agent, question, history, journal, guards)
+        ending, guardrail, data = await _end(turn, output)
+        if data is not None and question.streaming:
+            last = journal.steps[-1]
+            await Voice(last["step"], last["role"], emit).say(ending.answer)
+        if conversation and ending.outcome != "blocked":
+            await conversation.store(asked, await guards.stored(ending.added))
+        told, trace_id = (ending.answer, ending.outcome, guards.steps(journal.steps), journal.usage), current().trace_id
+        swarm = None if question.transfers is None else {"messages": ending.added, "to": ending.to or None}
+        return Result(agent.name, *told, question.session, trace_id, ending.calls, swarm, guardrail, data)
+
+    def _guards(self, agent: Agent) -> Guards:
+        judge = Model(self._locate, agent.models, {})
+        return Guards(agent.name, agent.guardrails, Usage(), judge, self._settings.pass_unsure_topics)
+
+    async def _recall(self, agent: Agent, question: Question, asked: Sequence[Message]) -> tuple[Conversation | None, Sequence[Message]]:
+        """The conversation, for an agent that remembers it, and all of it so far."""
         conversation = None
         history: Sequence[Message] = question.messages
-        asked = [message for message in question.messages if message["role"] in _STORED]
         if agent.memory_turns is not None and question.session is not None and question.transfers is None:
             self._check_size(agent, asked)
             conversation = Conversation(self._locate, agent.name, question.session)
             history = mend([*await conversation.recall(agent.memory_turns), *question.messages])
         if not history:
             raise InvalidBody("The messages answer calls that this session does not have; send a user message.", param="$.messages")
-        journal = Journal(emit, question.streaming)
-        ending = await PATTERNS[agent.pattern](await self._turn(agent, question, history, journal))
-        if conversation:
-            await conversation.store(asked, ending.added)
-        told, trace_id = (ending.answer, ending.outcome, journal.steps, journal.usage), current().trace_id
-        swarm = None if question.transfers is None else {"messages": ending.added, "to": ending.to or None}
-        return Result(agent.name, *told, question.session, trace_id, ending.calls, swarm)
+        return conversation, history
 
     def _check_size(self, agent: Agent, asked: Sequence[Message]) -> None:
         """Before anything is done for it: a question that memory would refuse afterwards is refused now."""
@@ -131,7 +163,7 @@ class Runner:
             # A run always has a session, one of its own where the caller names none: the remedy has to hold for both ways of asking.
             raise BodyTooLarge(f"{told}. Send less, or ask agent/{agent.name} by a chat completion without a session, which keeps nothing.")
 
-    async def _turn(self, agent: Agent, question: Question, history: Sequence[Message], journal: Journal) -> Turn:
+    async def _turn(self, agent: Agent, question: Question, history: Sequence[Message], journal: Journal, guards: Guards) -> Turn:
         tools = await self._catalogue.announce(agent)
         variables = {
             **question.context,
@@ -144,7 +176,47 @@ class Runner:
             what = f"system prompt of agent {agent.name!r} ({agent.file})"
             system = await agent.system.render(variables, self._settings.prompt_chars, what)
         asked = (history, system, tools, variables, question.parameters, question.hand_over, question.transfers)
-        return Turn(self._locate, self._settings, self._metrics, agent, journal, self._rotation, *asked)
+        return Turn(self._locate, self._settings, self._metrics, agent, journal, guards, self._rotation, *asked)
+
+
+async def _end(turn: Turn, output: OutputSchema | None) -> tuple[Ending, str | None, Mapping[str, Any] | None]:
+    """Run the agent's pattern to its answer and the data in it; which guardrail cut or blocked the answer."""
+    guards = turn.guards
+    try:
+        ending, data = await PATTERNS[turn.agent.pattern](turn), None
+        if output and ending.outcome in _WITH_DATA:
+            ending, data = await _with_data(turn, output, ending)
+    except (Blocked, BaseExceptionGroup) as error:
+        blocked = _blocked_in(error)
+        if blocked is None:
+            raise
+        if not turn.journal.usage.as_json()["by_model"] and blocked.guardrail.type == "cost_limit":
+            raise guards.refusal(blocked) from None  # nothing was asked: the question is what is too much
+        log.warning("agent %s: an answer was blocked by its guardrail %s", turn.agent.name, blocked.guardrail.name)
+        return Ending("", "blocked", ()), blocked.guardrail.name, None
+    return ending, guards.cut_by.name if guards.cut_by else None, data
+
+
+async def _with_data(turn: Turn, output: OutputSchema, ending: Ending) -> tuple[Ending, dict[str, Any]]:
+    """The data of an answer. What is kept of it and of its repairs is one message that holds the data alone."""
+    said = [*turn.prompt(), *turn.history, *ending.added]
+    loop = turn.ask_for_answer(turn.agent.roles[-1])
+
+    async def ask_again(complaint: str) -> str:
+        loop.added.append({"role": "user", "content": complaint})
+        return (await loop.run(said)).answer
+
+    data = turn.guards.data(await output.settle(ending.answer, ask_again))
+    answer = json.dumps(data, ensure_ascii=False)
+    outcome = "answered" if ending.outcome == "truncated" else ending.outcome
+    return replace(ending, answer=answer, outcome=outcome, added=[*ending.added[:-1], {"role": "assistant", "content": answer}]), data
+
+
+def _blocked_in(error: BaseException) -> Blocked | None:
+    """Where several work at once, what one of them raises comes in a group."""
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for each in error.exceptions if (found := _blocked_in(each))), None)
+    return error if isinstance(error, Blocked) else None
 
 
 @contextmanager

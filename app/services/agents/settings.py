@@ -17,6 +17,7 @@ class Settings:
     tool_result_chars: int = 50_000
     prompt_chars: int = 100_000
     question_bytes: int = 512 * 1024  # half of what memory keeps of a turn by default: the other half is the run's
+    pass_unsure_topics: bool = False
 
 
 @dataclass(frozen=True, slots=True)

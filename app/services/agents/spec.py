@@ -15,6 +15,8 @@ from app.config.yaml import Document, check, nearest
 from app.errors import ConfigError, Problem
 from app.services.agents.agent import Agent, Tool
 from app.services.agents.casting import Casting
+from app.services.agents.guardrails.reading import idle_fields, read_guardrails
+from app.services.agents.output import OutputSchema
 from app.services.agents.patterns import PATTERNS
 from app.services.agents.prompt import Prompt
 from app.services.agents.settings import Orchestration
@@ -30,7 +32,6 @@ _NOT_ACTED_ON = (
     "memory.conversational.ttl",
     "memory.semantic",
     "permissions.execution",
-    "output_schema",
     "chain",
     "program",
 )
@@ -86,7 +87,8 @@ class _Reading:
             tools=tuple(self.tools(orchestration.pattern)),
             permitted=self.permitted(),
             memory_turns=self.memory_turns(),
-            unenforced_guardrails=tuple(self.guardrails()),
+            output=self.output(),
+            guardrails=tuple(read_guardrails(self.spec.get("guardrails", {}), self.problem)),
             warnings=(*self.warnings(), *casting.warnings),
             unavailable=self.unavailable(orchestration.pattern),
         )
@@ -158,10 +160,16 @@ class _Reading:
         turns: int | None = None if section is None else section.get("max_turns", MEMORY_TURNS)
         return turns
 
-    def guardrails(self) -> Iterator[str]:
-        for side, entries in self.spec.get("guardrails", {}).items():
-            for entry in entries:
-                yield f"{side}: {entry['type']}"
+    def output(self) -> OutputSchema | None:
+        if not (fields := self.spec.get("output_schema")):
+            return None
+        schema = _whole_object(fields)
+        try:
+            OutputSchema.check(schema)
+        except ValueError as error:
+            self.problem(("output_schema",), str(error), "write name: {type: …} for each field of the answer")
+            return None
+        return OutputSchema(schema)
 
     def unavailable(self, pattern: str) -> str:
         strategy = self.spec.get("memory", {}).get("conversational", {}).get("strategy", "sliding_window")
@@ -185,8 +193,7 @@ class _Reading:
         backend = self.spec.get("memory", {}).get("conversational", {}).get("backend", "sqlite")
         if backend != "sqlite":
             yield f"memory backend `{backend}` is not in this build; the memory service's own store is used"
-        if guarded := list(self.guardrails()):
-            yield f"guardrails are written and NOT enforced by this build: {', '.join(guarded)}"
+        yield from idle_fields(self.spec.get("guardrails", {}))
 
     def permission_warnings(self) -> Iterator[str]:
         permissions, names = self.spec.get("permissions", {}), [tool["name"] for tool in self.spec.get("tools", [])]
@@ -208,6 +215,16 @@ def _object_schema(parameters: Mapping[str, Any]) -> dict[str, Any]:
     required = [name for name, schema in parameters.items() if isinstance(schema, Mapping) and schema.get("required") is True]
     properties = {name: _without_flag(schema) for name, schema in parameters.items()}
     return {"type": "object", "properties": properties} | ({"required": required} if required else {})
+
+
+def _whole_object(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON Schema for an object, from one or from a map of name -> JSON Schema: each field is there, but for those with ``required:
+    false`` beside their type, and no other."""
+    if fields.get("type") == "object":
+        return dict(fields)
+    required = [name for name, schema in fields.items() if not (isinstance(schema, Mapping) and schema.get("required") is False)]
+    properties = {name: _without_flag(schema) for name, schema in fields.items()}
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
 def _without_flag(schema: Any) -> Any:

@@ -135,6 +135,8 @@ class Toolbox:
         body = {"query": query if isinstance(query, str) and query else json.dumps(arguments, ensure_ascii=False)}
         answer = await fetch(self._locate("agents", tool.agent), "POST", f"{path_of(tool.agent)}/run", body, context)
         self._usage.merge(answer["usage"]["by_model"])
+        if answer.get("outcome") == "blocked":
+            raise ToolFailed(f"The answer of {tool.agent!r} was withheld by its guardrail {answer.get('guardrail')}.")
         return answer["answer"]
 
     def _cut(self, text: str) -> str:

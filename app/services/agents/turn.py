@@ -6,7 +6,9 @@ from typing import Any
 
 from app.services.agents.agent import Agent
 from app.services.agents.cast import Rotation
-from app.services.agents.completion import Message
+from app.services.agents.completion import Completes, Message
+from app.services.agents.formed import FormedModel
+from app.services.agents.guardrails.guards import Guards
 from app.services.agents.journal import Journal
 from app.services.agents.loop import Bounds, Loop, Speech
 from app.services.agents.metrics import Metrics
@@ -31,6 +33,7 @@ class Turn:
     metrics: Metrics
     agent: Agent
     journal: Journal
+    guards: Guards
     rotation: Rotation
     history: Sequence[Message]
     system: str = ""
@@ -49,7 +52,7 @@ class Turn:
 
     def ask_for_answer(self, role: str, toolbox: Toolbox | None = None, **notes: str) -> Loop:
         """An ask whose last words are the agent's answer."""
-        return self._loop(role, toolbox or self.toolbox(), self.parameters, Speech.LIVE, notes)
+        return self._loop(role, toolbox or self.toolbox(), self.parameters, Speech.LIVE, notes, formed=True)
 
     def ask_aside(self, role: str, at_once: bool = False, **notes: str) -> Loop:
         """An ask for the pattern's own use, heard only from an agent that narrates; ``at_once``: beside others."""
@@ -57,10 +60,15 @@ class Turn:
         heard = Speech.WHOLE if at_once else Speech.LIVE
         return self._loop(role, self.toolbox(), parameters, heard if self.agent.cast.narrate else Speech.SILENT, notes)
 
-    def _loop(self, role: str, toolbox: Toolbox, parameters: Mapping[str, Any], speech: Speech, notes: dict[str, str]) -> Loop:
+    def _loop(
+        self, role: str, toolbox: Toolbox, parameters: Mapping[str, Any], speech: Speech, notes: dict[str, str], formed: bool = False
+    ) -> Loop:
         choices = self.rotation.order(self.agent.name, self.agent.cast.candidates(role))
         bounds = Bounds(self.agent.max_iterations, self.settings.parallel_tool_calls)
-        return Loop(Model(self.locate, choices, parameters), toolbox, bounds, self.journal, role, speech, notes=notes)
+        model: Completes = Model(self.locate, choices, parameters)
+        if formed and self.agent.output and self.transfers is None:
+            model = FormedModel(model, self.agent.output)
+        return Loop(self.guards.model(model), toolbox, bounds, self.journal, role, speech, notes=notes)
 
     def toolbox(self) -> Toolbox:
         return Toolbox(self.locate, self.agent, self.settings, self.journal.usage, self.metrics)

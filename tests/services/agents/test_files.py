@@ -112,8 +112,8 @@ def test_every_public_field_is_accepted(tmp_path: Path) -> None:
             "spec.orchestration.role_map",
         ),
         *("spec.orchestration.stages", "spec.orchestration.narrate", "spec.memory.conversational.max_tokens"),
-        *("spec.memory.conversational.ttl", "spec.memory.semantic", "spec.permissions.execution", "spec.output_schema", "spec.chain"),
-        *("spec.program", "tool `docs`", "tool `files`", "tool `remote`", "backend `redis`", "guardrails"),
+        *("spec.memory.conversational.ttl", "spec.memory.semantic", "spec.permissions.execution", "spec.chain"),
+        *("spec.program", "tool `docs`", "tool `files`", "tool `remote`", "backend `redis`"),
     ],
 )
 def test_a_field_that_is_not_acted_on_is_named_once(tmp_path: Path, named: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -133,14 +133,37 @@ def test_nothing_that_is_acted_on_is_warned_of(tmp_path: Path) -> None:
     assert loaded.check()["agents"].status == "ok"
 
 
-def test_guardrails_that_are_not_enforced_are_shown_everywhere(tmp_path: Path) -> None:
+def test_an_agent_names_its_guardrails(tmp_path: Path) -> None:
     agent_file(tmp_path, "all", **EVERYTHING)
-    loaded = library(tmp_path)
     expected = ["input: pii_detection", "input: max_length", "output: cost_limit", "output: content_filter", "output: topic_filter"]
-    assert loaded.rows()[0]["unenforced_guardrails"] == expected
-    assert loaded.describe("all")["unenforced_guardrails"] == expected
-    assert loaded.check()["agents.guardrails"].status == "degraded"
-    assert "all (input: pii_detection" in loaded.check()["agents.guardrails"].message
+    assert library(tmp_path).rows()[0]["guardrails"] == expected
+
+
+@pytest.mark.parametrize(
+    ("guardrail", "told"),
+    [
+        ({"type": "max_length"}, "without `max_chars`"),
+        ({"type": "cost_limit"}, "without `max_tokens_per_turn`"),
+        ({"type": "content_filter"}, "without `forbidden_keywords`"),
+        ({"type": "topic_filter"}, "without `forbidden_topics`"),
+        ({"type": "content_filter", "forbidden_keywords": [" ", "\u200b"]}, "names nothing to look for"),
+        ({"type": "topic_filter", "forbidden_topics": [" "]}, "names nothing to look for"),
+    ],
+)
+def test_a_guardrail_that_would_guard_nothing_is_an_error(tmp_path: Path, guardrail: dict[str, Any], told: str) -> None:
+    agent_file(tmp_path, guardrails={"output": [guardrail]})
+    [broken] = library(tmp_path).broken
+    assert "spec.guardrails.output[0]" in str(broken.problems[0])
+    assert told in str(broken.problems[0])
+
+
+def test_what_a_guardrail_does_not_do_is_warned_of(tmp_path: Path) -> None:
+    limit = {"type": "max_length", "max_chars": 9, "action": "redact", "forbidden_topics": ["x"]}
+    agent_file(tmp_path, guardrails={"input": [limit]})
+    assert library(tmp_path).find("tester").warnings == (
+        "guardrail `input: max_length` does not act on `forbidden_topics`",
+        "guardrail `input: max_length` does not redact; it blocks",
+    )
 
 
 @pytest.mark.parametrize(

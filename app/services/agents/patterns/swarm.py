@@ -113,5 +113,7 @@ def _unnamed(turn: Turn, added: list[Message]) -> list[Message]:
 
 def _named(added: list[Message], holder: str) -> list[Message]:
     """What the turn has added, with the name of who has the conversation now on its last answer."""
+    if not added:  # a guardrail withheld the answer
+        return added
     *before, last = added
     return [*before, {**last, "name": holder}] if last["role"] == "assistant" else added
