@@ -3,6 +3,7 @@
 import asyncio
 import random
 import re
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -44,21 +45,23 @@ def new_request_id() -> str:
     return f"req_{random.getrandbits(96):024x}"
 
 
-def continue_trace(traceparent: str | None) -> str:
-    """The traceparent to send on: the caller's trace with a span id of our own (W3C Trace Context §3.2), or a new trace."""
+def continue_trace(traceparent: str | None, is_sampled: Callable[[], bool] = lambda: True, *, takes_part: bool = True) -> tuple[str, str]:
+    """The request's own traceparent, and the id of its caller's span, "" for none: the caller's trace with a span id of our own (W3C Trace
+    Context §3.2), or a new trace, of which ``is_sampled`` decides. A node that takes no part in traces passes on what it got: its own span
+    id would be a link that the tree lacks."""
     match = _TRACEPARENT.match(traceparent) if traceparent else None
     if match is None:
-        return f"00-{random.getrandbits(127) + 1:032x}-{_span_id()}-01"
-    return f"00-{match[1]}-{_span_id()}-{match[3]}"
+        return f"00-{random.getrandbits(127) + 1:032x}-{new_span_id()}-{'01' if is_sampled() else '00'}", ""
+    return f"00-{match[1]}-{new_span_id() if takes_part else match[2]}-{match[3]}", match[2]
 
 
-def _span_id() -> str:
+def new_span_id() -> str:
     return f"{random.getrandbits(63) + 1:016x}"  # unique, not secret: no system call for it
 
 
 def background(deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> RequestContext:
     """A context for work that no client asked for: probes, start-up checks, tests."""
-    return RequestContext(request_id or new_request_id(), continue_trace(None), asyncio.get_running_loop().time() + deadline_s)
+    return RequestContext(request_id or new_request_id(), continue_trace(None)[0], asyncio.get_running_loop().time() + deadline_s)
 
 
 def current() -> RequestContext:

@@ -9,7 +9,8 @@ NodeError (500 internal_error)
 │   ├── ModelNotFound (404 model_not_found)
 │   ├── AgentNotFound (404 agent_not_found)
 │   ├── SessionNotFound (404 session_not_found)
-│   └── ToolNotFound (404 tool_not_found)
+│   ├── ToolNotFound (404 tool_not_found)
+│   └── TraceNotFound (404 trace_not_found)
 ├── MethodNotAllowed (405 method_not_allowed)
 ├── RequestTimeout (408 request_timeout)
 ├── Conflict (409 conflict)
@@ -100,6 +101,10 @@ class SessionNotFound(NotFound):
 
 class ToolNotFound(NotFound):
     code = "tool_not_found"
+
+
+class TraceNotFound(NotFound):
+    code = "trace_not_found"
 
 
 class MethodNotAllowed(NodeError):

@@ -7,6 +7,8 @@ peer takes along is 502 peer_lost, at once.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from functools import lru_cache
+from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, Counter
 from starlette.types import Message, Receive, Scope, Send
@@ -16,8 +18,10 @@ from app.connection import BrokenError
 from app.context import RequestContext, current
 from app.errors import Misdirected, NodeError, PeerLost, ServiceUnavailable
 from app.node_client import NodeClient
+from app.paths import template
 from app.peers.peer import Peer, Peers
 from app.services import SERVICES
+from app.tracing import ACTIVE, Span, Value, http_name
 from app.upstream import Answer, NotSentError
 
 REPLAY_BYTES = 256 * 1024
@@ -43,9 +47,13 @@ _NOT_RETURNED = _HOP_BY_HOP | {b"x-request-id", b"x-astromesh-load", b"date", b"
 class _NotBegun(Exception):
     """The peer has begun nothing; the message says why."""
 
+    code = "not_begun"
+
 
 class _Lost(Exception):
     """The peer had the request, perhaps, and is gone."""
+
+    code = "peer_lost"
 
 
 class Body:
@@ -112,8 +120,9 @@ class Forwarder:
         recorded = service == "agents" and _is_recorded(scope)
         repeatable = body.kept is not None and (scope["method"] in _REPEATABLE or service == "inference" or recorded)
         refusals: list[str] = []
-        for peer in peers:
-            attempt = _Attempt(peer, send)
+        above = ACTIVE.get()
+        for number, peer in enumerate(peers):
+            attempt = _Attempt(peer, send, _client_span(above, scope, peer, number) if above else None)
             try:
                 await attempt.run(self._send(peer, scope, context, body))
             except _NotBegun as refusal:
@@ -188,15 +197,23 @@ class Forwarder:
 
 
 class _Attempt:
-    """One request at one peer, from the sending to the last byte of the answer; ``answering`` once the client has a part of it."""
+    """One request at one peer, from the sending to the last byte of the answer; ``answering`` once the client has a part of it, ``span``
+    where it is recorded."""
 
-    __slots__ = ("_peer", "_relay", "answering")
+    __slots__ = ("_peer", "_relay", "_span", "answering")
 
-    def __init__(self, peer: Peer, send: Send) -> None:
-        self._peer, self._relay = peer, send
+    def __init__(self, peer: Peer, send: Send, span: Span | None) -> None:
+        self._peer, self._relay, self._span = peer, send, span
         self.answering = False
 
     async def run(self, sending: Awaitable[Answer]) -> None:
+        if self._span is None:
+            await self._run(sending)
+        else:
+            with self._span:
+                await self._run(sending)
+
+    async def _run(self, sending: Awaitable[Answer]) -> None:
         try:
             await self._pass_on(await sending)
         except BrokenError as error:
@@ -207,6 +224,8 @@ class _Attempt:
             if (load := answer.header(b"x-astromesh-load")) and load.isdigit() and len(load) < 10:
                 self._peer.load = int(load)
             headers = _end_to_end(answer.headers, _NOT_RETURNED)
+            if self._span is not None:
+                _note_status(self._span, answer.status)
             self.answering = True
             await self._relay({"type": "http.response.start", "status": answer.status, "headers": headers})
             more = True
@@ -221,6 +240,35 @@ def _is_recorded(scope: Scope) -> bool:
     """Whether the request is a run that records itself, before it begins, under a key of the client's."""
     run = scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/run")
     return run and any(name == b"idempotency-key" and value for name, value in scope["headers"])
+
+
+def _client_span(above: Span, scope: Scope, peer: Peer, number: int) -> Span:
+    """The span of one attempt, the ``number``th after the first, by OpenTelemetry's conventions for HTTP."""
+    method, name = http_name(scope["method"], template(scope["path"].rstrip("/") or "/"))
+    host, port = _address(peer.url)
+    noted: dict[str, Value] = {
+        "http.request.method": method,
+        "url.full": peer.url + scope["raw_path"][:200].decode("latin-1"),
+        "server.address": host,
+        "server.port": port,
+        "astromesh.peer": peer.name,
+    }
+    if number:
+        noted["http.request.resend_count"] = number
+    return above.child(name, "client", noted)
+
+
+def _note_status(attempt: Span, status: int) -> None:
+    """A 5xx is the attempt's failure; a 4xx, which is passed on as well, the request's own."""
+    attempt.set("http.response.status_code", status)
+    if status >= 500:
+        attempt.fail(str(status))
+
+
+@lru_cache(1024)
+def _address(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _end_to_end(headers: Headers, dropped: frozenset[bytes]) -> list[tuple[bytes, bytes]]:

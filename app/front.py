@@ -19,6 +19,7 @@ from app.errors import BadRequest, InvalidBody, MethodNotAllowed, ModelNotFound,
 from app.gather import LISTINGS, Gatherer
 from app.placement import Placement
 from app.session import NO_STORE, check_session_id, new_session_id
+from app.tracing import active
 
 AGENT_PREFIX = "agent/"
 DEFAULT_MODEL = "default"
@@ -100,6 +101,7 @@ class Front:
 
     async def _agent(self, agent: str, session: str | None, request: tuple[Scope, Receive, Send]) -> None:
         """Run an agent where its conversation is kept; without a session, anywhere."""
+        active().set("gen_ai.agent.name", agent[:100])
         if session is not None:
             store = await self._placement.home(agent, session)
             CURRENT.set(replace(current(), session=session, store="" if store == NO_STORE else store))

@@ -14,7 +14,8 @@ from app.context import current
 from app.errors import NodeError, ServiceUnavailable
 from app.node_client import NodeClient
 from app.peers.peer import Peer
-from app.placement import Placement
+from app.peers.static import StaticPeers
+from app.placement import FORWARDED, Placement
 from app.upstream import NotSentError
 
 PEER_TIMEOUT_S = 1.0
@@ -61,7 +62,9 @@ class Gatherer:
     async def rows(self, listing: Listing) -> tuple[list[Row], list[str]]:
         """(rows, names of peers that are missing), rows in the order of here, then peers, each with the ``nodes`` that have it."""
         here = [service for service in listing.services if service in self._placement.local]
-        if not (peers := self._placement.askable(listing.services)) or any(peer.state == "unknown" for peer in peers):
+        alone = bool(here) and self._asked_by_a_member()
+        peers = [] if alone else self._placement.askable(listing.services)
+        if not alone and (not peers or any(peer.state == "unknown" for peer in peers)):
             await self._placement.peers.refresh()
             peers = self._placement.askable(listing.services)
         if not here and not peers:
@@ -85,6 +88,26 @@ class Gatherer:
             )
         return list(merged.values()), missing
 
+    async def answers(self, target: str) -> tuple[list[tuple[str, Any]], list[str]]:
+        """What the peers answer to GET ``target``, each with its name, and the names of those that did not say."""
+        peers = [] if self._asked_by_a_member() else self._placement.askable(FORWARDED)
+        within_s = min(PEER_TIMEOUT_S, 0.8 * current().remaining_s())
+        asked = await asyncio.gather(*(self._fetch(peer, target, within_s) for peer in peers))
+        answers, missing = list[tuple[str, Any]](), list[str]()
+        for peer, answer in zip(peers, asked, strict=True):
+            if answer is None or answer[0] not in (200, 404):
+                missing.append(_shown_name(peer))
+                continue
+            missing += answer[2]
+            if answer[0] == 200:
+                answers.append((_shown_name(peer), answer[1]))
+        return answers, missing
+
+    def _asked_by_a_member(self) -> bool:
+        """Members of a mesh know each other: whoever asks one of them asks all. If each asked on, a list in a mesh of thirty would take
+        thousands of requests."""
+        return bool(current().hops) and not isinstance(self._placement.peers, StaticPeers)
+
     async def _local(self, service: str, listing: Listing) -> list[Row]:
         # Agents are models too, under another identity.
         as_models = listing.rows == "data" and service == "agents"
@@ -100,19 +123,28 @@ class Gatherer:
 
     async def _ask(self, peer: Peer, listing: Listing, within_s: float) -> tuple[list[Row], list[str]] | None:
         """The peer's rows, and the nodes that it could not ask; None where it does not answer."""
+        answer = await self._fetch(peer, listing.path, within_s)
+        if answer is None or answer[0] != 200:
+            return None
+        try:
+            rows = [row for row in answer[1][listing.rows] if isinstance(row, dict) and isinstance(row.get(listing.identity), str)]
+        except (KeyError, TypeError):
+            return None
+        return rows, answer[2]
+
+    async def _fetch(self, peer: Peer, target: str, within_s: float) -> tuple[int, Any, list[str]] | None:
+        """The status of the peer's answer, its JSON, and the nodes that it could not ask; None where there is none in time."""
         if peer.state not in ("up", "suspect"):
             return None
         context = replace(current(), deadline=asyncio.get_running_loop().time() + within_s)
         try:
             async with asyncio.timeout(within_s):
-                answer, body = await self._client.fetch(peer.url, listing.path, context, MAX_LIST_BYTES)
-            if answer.status != 200:
-                return None
-            rows = [row for row in json.loads(body)[listing.rows] if isinstance(row, dict) and isinstance(row.get(listing.identity), str)]
-        except (TimeoutError, NotSentError, BrokenError, ValueError, KeyError, TypeError, RecursionError):
+                answer, body = await self._client.fetch(peer.url, target, context, MAX_LIST_BYTES)
+            told = json.loads(body)
+        except (TimeoutError, NotSentError, BrokenError, ValueError, RecursionError):
             return None
         partial = (answer.header(b"x-astromesh-partial") or b"").decode("latin-1")
-        return rows, [name.strip() for name in partial.split(",") if name.strip()]
+        return answer.status, told, [name.strip() for name in partial.split(",") if name.strip()]
 
 
 def _agents_as_models(agents: Sequence[Row]) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Log lines for people (text) or machines (JSON), each with the request id where there is one. Never message content, never keys."""
+"""Log lines for people (text) or machines (JSON), each with the ids of its request. Never message content, never keys."""
 
 import json
 import logging
@@ -6,6 +6,9 @@ import sys
 import time
 
 from app.context import CURRENT
+
+_BARE = ("request_id", "principal")
+"""What a line of text shows without its name."""
 
 
 def set_up(level: str, form: str) -> None:
@@ -17,20 +20,22 @@ def set_up(level: str, form: str) -> None:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
-def _request_id(record: logging.LogRecord) -> str:
-    given = getattr(record, "request_id", None)
-    if given is None:
-        context = CURRENT.get(None)
-        return context.request_id if context else ""
-    return str(given)
+def _ids(record: logging.LogRecord) -> dict[str, str]:
+    """The ids of the request that a line belongs to, those that there are: its own, its trace's, its session's, and its principal."""
+    context = CURRENT.get(None)
+    ids = {
+        "request_id": str(getattr(record, "request_id", context.request_id if context else "")),
+        "trace_id": context.trace_id if context else "",
+        "session_id": (context.session or "") if context else "",
+        "principal": str(getattr(record, "principal", context.principal if context else "")),
+    }
+    return {name: value for name, value in ids.items() if value}
 
 
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        request_id = _request_id(record)
         at = time.strftime("%H:%M:%S", time.localtime(record.created))
-        principal = getattr(record, "principal", "")
-        told = " ".join(part for part in (request_id, principal) if part)
+        told = " ".join(value if name in _BARE else f"{name.removesuffix('_id')}={value}" for name, value in _ids(record).items())
         line = f"{at} {record.levelname.lower():7} {record.getMessage()}" + (f" [{told}]" if told else "")
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
@@ -43,10 +48,7 @@ class _JSON(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if request_id := _request_id(record):
-            fields["request_id"] = request_id
-        if principal := getattr(record, "principal", ""):
-            fields["principal"] = principal
+        fields |= _ids(record)
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return json.dumps(fields, ensure_ascii=False)

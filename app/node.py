@@ -41,6 +41,7 @@ from app.system.health import Health
 from app.system.mesh import MeshRoutes
 from app.system.routes import System
 from app.system.view import NodeView
+from app.tracing import Recorder
 from app.upstream import Upstream
 
 KEEPS_A_STORE = frozenset({"memory"})
@@ -70,6 +71,7 @@ class Node:
         self.listening = asyncio.Event()
         self._draining = asyncio.Event()
         self._registry = CollectorRegistry()
+        self._recorder = Recorder(profile.observability.traces, content=profile.observability.content)
         enabled = [name for name in SERVICES if profile.services[name]]
         missing = [name for name in enabled if SERVICES[name].target is None]
         context = NodeContext(
@@ -82,6 +84,8 @@ class Node:
             metrics=self._registry,
             draining=self._draining,
             environ=configuration.environ,
+            traces=self._recorder,
+            ask_peers=self._ask_peers,
         )
         self._services = {name: load_service(name)(profile.section(name), context) for name in enabled if name not in missing}
         self._wire(missing)
@@ -113,9 +117,17 @@ class Node:
             time.monotonic(),
             self.membership,
         )
-        gatherer = Gatherer(lambda: self._edge.name, self._placement, client)
-        app = _dispatch(System(view, MeshRoutes(self.membership, auth)), Front(self._placement, gatherer))
-        self._edge = Edge(app, profile.api, auth, (settings.node_name, self._registry), public=profile.services["api"])
+        self._gatherer = Gatherer(lambda: self._edge.name, self._placement, client)
+        app = _dispatch(System(view, MeshRoutes(self.membership, auth)), Front(self._placement, self._gatherer))
+        self._edge = Edge(
+            app,
+            profile.api,
+            auth,
+            (settings.node_name, self._registry),
+            self._recorder,
+            public=profile.services["api"],
+            logs_access=profile.observability.access_log,
+        )
         self._warn(missing)
 
     def _self(self, local: Mapping[str, LocalService]) -> Self:
@@ -147,6 +159,9 @@ class Node:
 
     def _locate(self, service: str, key: str | None) -> ASGIApp:
         return self._placement.locate(service, key)
+
+    async def _ask_peers(self, target: str) -> tuple[Sequence[tuple[str, Any]], Sequence[str]]:
+        return await self._gatherer.answers(target)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Serve until ``stopping`` is set, then drain. Raises ConfigError at start, and what stopped a service afterwards."""

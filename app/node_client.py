@@ -6,6 +6,7 @@ from app.call import Headers
 from app.connection import Connection
 from app.context import RequestContext
 from app.credentials import Credentials
+from app.tracing import outgoing
 from app.upstream import Answer, Upstream
 
 Body = bytes | None | Callable[[], AsyncIterator[bytes]]
@@ -24,7 +25,7 @@ class NodeClient:
         remaining_s -= min(0.1, remaining_s / 10)  # so that the peer's own word of the deadline is here before ours is due
         headers = [
             (b"x-request-id", context.request_id.encode()),
-            (b"traceparent", context.traceparent.encode()),
+            (b"traceparent", outgoing(context).encode()),
             (b"x-astromesh-forwarded", ",".join((*context.hops, self._node_id)).encode()),
             (b"x-astromesh-deadline-ms", str(max(1, int(remaining_s * 1000))).encode()),
         ]

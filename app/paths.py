@@ -12,7 +12,7 @@ _ROUTES |= {"/v1/memory/{}/runs/{}/{}"}
 _ROUTES |= {"/v1/mesh/state", "/v1/mesh/join", "/v1/mesh/gossip", "/v1/mesh/sync", "/v1/mesh/probe", "/v1/mesh/leave"}
 _ROUTES |= {"/v1/channels", "/v1/channels/{}/webhook", "/v1/channels/{}/inbox", "/v1/channels/{}/outbox"}
 _ROUTES |= {"/v1/channels/{}/inbox/{}/retry", "/v1/channels/{}/outbox/{}/retry"}
-_ROUTES |= {"/livez", "/readyz", "/metrics"}
+_ROUTES |= {"/livez", "/readyz", "/metrics", "/v1/traces", "/v1/traces/{}"}
 _WORDS = frozenset(word for route in _ROUTES for word in route.split("/")) - {"{}"}
 
 

@@ -23,7 +23,7 @@ from app.services import SERVICES
 from app.services.contract import Facts, Service
 from app.session import NO_STORE, rank_stores, store_of
 
-_FORWARDED = tuple(name for name, entry in SERVICES.items() if entry.forwarded)
+FORWARDED = tuple(name for name, entry in SERVICES.items() if entry.forwarded)
 
 
 class LocalService:
@@ -146,7 +146,7 @@ class Placement:
         passed = self._passed()
         found: dict[str, int] = {}
         for peer in self.peers.all():
-            for service in _FORWARDED if peer.usable and peer.node_id not in passed else ():
+            for service in FORWARDED if peer.usable and peer.node_id not in passed else ():
                 behind = 0 if peer.offers(service) else self._behind(peer, service)
                 if behind is not None and service not in self.local and service not in self._missing:
                     found[service] = min(behind + 1, found.get(service, MAX_HOPS))

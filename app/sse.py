@@ -12,6 +12,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from app.errors import NodeError
+from app.tracing import active
 
 KEEPALIVE_S = 15.0
 _LINE_END = re.compile(r"\r\n|\r|\n")  # all three end a line for a reader: text must not begin a field of its own
@@ -98,8 +99,10 @@ class EventStream:
             async for event in events:
                 await self._send(send, event)
         except NodeError as error:
+            active().fail(error)
             await self._send(send, encode_error(error))
-        except Exception:
+        except Exception as error:
+            active().fail(error)
             log.exception("a stream failed")
             await self._send(send, encode_error(NodeError("The stream failed inside the node; its log has the reason.")))
         finally:

@@ -89,7 +89,9 @@ async def start(stack: AsyncExitStack, profile_path: Path, data_dir: Path, insid
 async def launch(stack: AsyncExitStack, profile_path: Path, data_dir: Path, inside: Sequence[str] = (), **environ: str) -> RunningNode:
     """Start a node without waiting for it."""
     inherited = {
-        name: value for name, value in os.environ.items() if not name.startswith(("ASTROMESH_", "OPENAI_", "OLLAMA_", "VLLM_", "TGI_"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("ASTROMESH_", "OPENAI_", "OLLAMA_", "VLLM_", "TGI_", "OTEL_"))
     }
     settings = {"ASTROMESH_PROFILE": str(profile_path), "ASTROMESH_DATA_DIR": str(data_dir), "ASTROMESH_NODE_NAME": profile_path.stem}
     settings |= {"ASTROMESH_HOST": "127.0.0.1", "ASTROMESH_PORT": "0", "TMPDIR": str(data_dir.parent)} | environ

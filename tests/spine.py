@@ -66,14 +66,15 @@ class Spine:
     async def node(
         self,
         name: str,
-        services: Mapping[str, type[FakeService]] | None = None,
+        services: Mapping[str, type[Any]] | None = None,
         peers: Mapping[str, tuple[str, list[str]]] | None = None,
         api: Mapping[str, Any] | None = None,
         environ: Mapping[str, str] | None = None,
+        **spec: Any,
     ) -> Node:
         """A node that listens. Its peers were probed once, so that it knows them."""
         offered = dict(services or {})
-        path = profile(self._folder / f"{name}.yaml", list(offered), peers=peers, api=dict(api or {}))
+        path = profile(self._folder / f"{name}.yaml", list(offered), peers=peers, api=dict(api or {}), **spec)
         settings = {"ASTROMESH_PROFILE": str(path), "ASTROMESH_DATA_DIR": str(self._folder / name), "ASTROMESH_NODE_NAME": name}
         configuration = load(settings | {"ASTROMESH_DRAIN_S": "1"} | dict(environ or {}))
         node = Node(configuration, lambda each: offered.get(each, service()))

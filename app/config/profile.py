@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from app.config.settings import Settings
 from app.config.yaml import Document, check, read
 from app.errors import ConfigError, Problem
 from app.services import SERVICES
+from app.tracing import TraceSettings
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _FROM_NODE = {"agents": "defaults", "inference": "agent_files"}
@@ -63,6 +64,15 @@ class MeshSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ObservabilitySettings:
+    """``spec.observability``: what the node tells of its requests. ``content``: also what was asked and answered."""
+
+    access_log: bool = True
+    content: bool = False
+    traces: TraceSettings = field(default_factory=TraceSettings)
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """What a node is. ``mesh`` is None where it is off; ``peers`` is empty where it is on; ``warnings`` are sentences for a person."""
 
@@ -75,6 +85,7 @@ class Profile:
     defaults: Mapping[str, Any]
     sections: Mapping[str, Mapping[str, Any]]
     warnings: tuple[str, ...]
+    observability: ObservabilitySettings = field(default_factory=ObservabilitySettings)
 
     def section(self, service: str) -> dict[str, Any]:
         """The configuration of one service: ``spec.<service>``, and what the node adds to it by itself."""
@@ -196,9 +207,18 @@ def _profile(document: Document, settings: Settings) -> Profile:
         defaults=spec.get("defaults", {}),
         sections={service: spec.get(service, {}) for service in SERVICES},
         warnings=(),
+        observability=_observability(spec),
     )
     warnings = [*_name_warning(profile), *_mesh_warning(peers, mesh), *_reach_warnings(profile)]
     return replace(profile, warnings=tuple(warnings))
+
+
+def _observability(spec: Mapping[str, Any]) -> ObservabilitySettings:
+    """A node whose observability is off records no traces, as nobody could ask it for them."""
+    section = spec.get("observability", {})
+    given = {name: section[name] for name in ("access_log", "content") if name in section}
+    traces = _filled(TraceSettings, section.get("traces", {}))
+    return ObservabilitySettings(**given, traces=replace(traces, enabled=traces.enabled and spec["services"]["observability"]))
 
 
 def _mesh(section: Mapping[str, Any], api: ApiSettings, settings: Settings) -> MeshSettings:

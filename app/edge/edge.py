@@ -11,12 +11,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app import paths
 from app.config.profile import ApiSettings
 from app.context import CURRENT
+from app.edge import span
 from app.edge.auth import Auth
 from app.edge.cycle import CYCLE
 from app.edge.exchange import EndedError, Exchange, too_large
 from app.edge.head import Head, read_head, request_id_of
 from app.errors import DeadlineExceeded, NodeError, NotBegun, NotFound, RequestTimeout, ShuttingDown
 from app.metrics import Histogram
+from app.tracing import OFF, UNRECORDED, Recorder
 
 log = logging.getLogger("app.edge")
 access_log = logging.getLogger("app.access")
@@ -32,9 +34,21 @@ class HeaderTooLarge(NodeError):
 class Edge:
     """The outermost app. ``draining`` closes connections after their answers; ``refusing`` turns new work away as not begun."""
 
-    def __init__(self, app: ASGIApp, api: ApiSettings, auth: Auth, node: tuple[str, CollectorRegistry], *, public: bool = True) -> None:
-        """``node`` is its name and where its metrics go. Not ``public``: only health, metrics and other nodes are answered."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        api: ApiSettings,
+        auth: Auth,
+        node: tuple[str, CollectorRegistry],
+        recorder: Recorder = OFF,
+        *,
+        public: bool = True,
+        logs_access: bool = True,
+    ) -> None:
+        """``node`` is its name and where its metrics go, ``recorder`` where its spans. Not ``public``: only health, metrics and other nodes
+        are answered. ``logs_access`` says whether each request gets a line in the log."""
         self._app, self._api, self._auth, self._public = app, api, auth, public
+        self._recorder, self._logs_access = recorder, logs_access
         name, registry = node
         self.rename(name)
         self._exchanges: set[Exchange] = set()
@@ -56,7 +70,7 @@ class Edge:
 
     def rename(self, name: str) -> None:
         """The node's name in answers."""
-        self.name = name
+        self.name = self._recorder.node = name
         self._node_header = (b"x-astromesh-node", name.encode("latin-1", "replace"))
 
     @property
@@ -122,7 +136,7 @@ class Edge:
 
     async def _answer(self, exchange: Exchange, scope: Scope, request_id: str) -> None:
         loop = asyncio.get_running_loop()
-        head = read_head(scope, request_id, self._auth, self._api.deadline_s, loop)
+        head = read_head(scope, request_id, self._auth, self._api.deadline_s, loop, self._recorder)
         exchange.principal = head.context.principal
         if head.context.from_peer:
             exchange.answer_headers.append((b"x-astromesh-load", str(len(self._exchanges) - 1).encode()))
@@ -130,6 +144,8 @@ class Edge:
         if not head.has_body:
             exchange.expect_no_body()
         CURRENT.set(head.context)
+        if self._recorder.accepts(head.context.traceparent):
+            span.begin(self._recorder, exchange, scope, head)
         exchange.deadline = head.context.deadline
         self._watch(exchange.deadline, loop)
         try:
@@ -181,6 +197,10 @@ class Edge:
         method = scope["method"] if scope["method"] in _METHODS else "other"
         principal = exchange.principal if exchange.principal in self._auth.names else ""
         self._count((method, path, status, principal), seconds)
+        if exchange.span is not UNRECORDED:
+            span.end(exchange, scope, request_id, path)
+        if not self._logs_access:
+            return
         level = logging.DEBUG if path in _WATCHED else logging.INFO
         if access_log.isEnabledFor(level):
             extra = {"request_id": request_id, "principal": exchange.principal}

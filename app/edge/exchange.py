@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Send
 from app.edge.cycle import Cycle
 from app.errors import BodyTooLarge, NodeError
 from app.sse import encode_error
+from app.tracing import UNRECORDED, Span
 
 LAST_WORD_S = 0.5
 Ending = Literal["client_gone", "body_idle", "deadline", "drain"]
@@ -45,7 +46,9 @@ class Exchange:
         "closing",
         "deadline",
         "ended_by",
+        "failure",
         "principal",
+        "span",
         "started_at",
         "status",
         "waiting_since",
@@ -64,7 +67,8 @@ class Exchange:
         self.closing = False
         self.status = 0
         self.ended_by: Ending | None = None
-        self.principal = ""
+        self.principal = self.failure = ""
+        self.span: Span = UNRECORDED
         self.deadline = math.inf
         self.started_at = time.perf_counter()
         self.waiting_since = 0.0  # when the handler began to wait for more of the body; 0: it does not
@@ -149,6 +153,7 @@ class Exchange:
     async def fail(self, error: NodeError) -> None:
         """Answer with an error: as its status before the answer began; as a terminal event in a stream of events; else by cutting the
         body short, which the server shows by closing the connection."""
+        self.failure = error.code
         with suppress(TimeoutError):  # a client that has stopped reading is not waited for
             async with asyncio.timeout(LAST_WORD_S):
                 if not self.status:

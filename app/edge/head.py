@@ -12,6 +12,7 @@ from app.edge.auth import Auth, Caller, is_signature
 from app.errors import BadRequest
 from app.session import check_session_id
 from app.signing import Claim
+from app.tracing import OFF, Recorder
 
 MESH_PATHS = "/v1/mesh/"
 MESSAGE_PATHS = frozenset(f"{MESH_PATHS}{kind}" for kind in ("join", "gossip", "sync", "probe"))
@@ -28,13 +29,15 @@ _READ = frozenset(
 @dataclass(frozen=True, slots=True)
 class Head:
     """The parsed head: the request's context, the announced body length in bytes (None: unknown), and whether a body follows.
-    ``to_be_checked``: a message of a node, whose signature covers the body too: who reads that checks it."""
+    ``to_be_checked``: a message of a node, whose signature covers the body too: who reads that checks it.
+    ``parent_span`` is the caller's span in the trace, "" for none."""
 
     context: RequestContext
     content_length: int | None
     has_body: bool
     size: int
     to_be_checked: bool
+    parent_span: str = ""
 
 
 def request_id_of(scope: Scope) -> str:
@@ -45,8 +48,9 @@ def request_id_of(scope: Scope) -> str:
     return new_request_id()
 
 
-def read_head(scope: Scope, request_id: str, auth: Auth, deadline_s: float, loop: AbstractEventLoop) -> Head:
+def read_head(scope: Scope, request_id: str, auth: Auth, deadline_s: float, loop: AbstractEventLoop, recorder: Recorder = OFF) -> Head:
     """Parse ``scope``'s headers in one pass and take out of them what this caller may not say. ``deadline_s`` is the longest allowed.
+    ``recorder`` says what becomes of the trace.
 
     Raises Unauthorized, or BadRequest for node headers and session ids that are malformed.
     """
@@ -65,9 +69,10 @@ def read_head(scope: Scope, request_id: str, auth: Auth, deadline_s: float, loop
     if node and not caller.may_be_peer:
         scope["headers"] = [header for header in scope["headers"] if header[0] not in node]
         node = {}
+    traceparent, parent_span = continue_trace(_text(found, b"traceparent"), recorder.samples_new, takes_part=recorder.settings.enabled)
     context = RequestContext(
         request_id=request_id,
-        traceparent=continue_trace(_text(found, b"traceparent")),
+        traceparent=traceparent,
         tracestate=_text(found, b"tracestate") or "",
         deadline=loop.time() + min(deadline_s, _number(node, b"x-astromesh-deadline-ms", deadline_s * 1000) / 1000),
         principal=_text(node, b"x-astromesh-principal") if b"x-astromesh-forwarded" in node else caller.principal,
@@ -78,7 +83,7 @@ def read_head(scope: Scope, request_id: str, auth: Auth, deadline_s: float, loop
         from_peer=b"x-astromesh-forwarded" in node,
     )
     length = int(found[b"content-length"]) if b"content-length" in found else None
-    return Head(context, length, b"transfer-encoding" in found or bool(length), size, caller is TO_BE_CHECKED)
+    return Head(context, length, b"transfer-encoding" in found or bool(length), size, caller is TO_BE_CHECKED, parent_span)
 
 
 def _caller(scope: Scope, authorization: bytes | None, auth: Auth) -> Caller:

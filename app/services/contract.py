@@ -1,7 +1,7 @@
 """The one contract between the node and its services. A service knows of its node what NodeContext holds, and nothing else."""
 
 from asyncio import Event
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,10 @@ from prometheus_client import CollectorRegistry
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
+from app.tracing import OFF, Recorder
+
+AskPeers = Callable[[str], Awaitable[tuple[Sequence[tuple[str, Any]], Sequence[str]]]]
+"""The target of a GET -> the JSON answers of the peers that have one, each with the peer's name; and the names of those that do not say."""
 Locate = Callable[[str, str | None], ASGIApp]
 """(service, key) -> whoever answers, here or elsewhere. The key is the agent's name, the model, the session; None where there is none."""
 
@@ -31,6 +35,10 @@ class Facts:
     store_id: str | None = None
 
 
+async def no_peers(target: str) -> tuple[Sequence[tuple[str, Any]], Sequence[str]]:
+    return (), ()
+
+
 @dataclass(frozen=True, slots=True)
 class NodeContext:
     """What a service may know of its node. ``environ`` is the process environment with every ``X_FILE`` secret already read into ``X``."""
@@ -44,6 +52,8 @@ class NodeContext:
     metrics: CollectorRegistry
     draining: Event
     environ: Mapping[str, str]
+    traces: Recorder = OFF
+    ask_peers: AskPeers = no_peers
 
 
 class Service(Protocol):

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from app.config.profile import ObservabilitySettings
 from app.config.yaml import read
 from app.errors import ConfigError
+from app.tracing import TraceSettings
 from tests.config.profiles import MESH, WORKER, line_of, load_text, outcome, problems_of, refused, with_spec, write
 
 
@@ -226,6 +228,34 @@ def test_the_sections_of_services_are_checked_by_their_own_schemas(tmp_path: Pat
     assert problems[0].line is not None
     section = load_text(tmp_path, with_spec(WORKER, memory={"max_turn_bytes": 4096})).profile.section("memory")
     assert section == {"max_turn_bytes": 4096}
+
+
+def test_observability_is_filled_in_and_off_with_its_service(tmp_path: Path) -> None:
+    assert load_text(tmp_path, WORKER).profile.observability == ObservabilitySettings()
+    given = {"content": True, "access_log": False, "traces": {"sample_ratio": 1, "max_traces": 5}}
+    told = load_text(tmp_path, with_spec(WORKER, observability=given)).profile.observability
+    assert (told.content, told.access_log, told.traces) == (True, False, TraceSettings(sample_ratio=1.0, max_traces=5))
+    off = WORKER.replace("observability: true", "observability: false")
+    assert not load_text(tmp_path, off).profile.observability.traces.enabled
+
+
+@pytest.mark.parametrize(
+    ("traces", "told"),
+    [
+        ({"sample_ratio": 1.5}, "0 is none, 1 is all"),
+        ({"sample_ratio": -1}, "0 is none, 1 is all"),
+        ({"max_per_second": 0}, ""),
+        ({"max_traces": 0}, ""),
+        ({"max_bytes": 1000}, ""),
+        ({"max_spans": 1}, "did you mean"),
+        ({"enabled": "maybe"}, ""),
+    ],
+)
+def test_settings_of_traces_have_bounds(tmp_path: Path, traces: dict[str, object], told: str) -> None:
+    [problem] = problems_of(tmp_path, with_spec(WORKER, observability={"traces": traces}))
+    assert problem.path == f"spec.observability.traces.{next(iter(traces))}"
+    assert told in problem.remedy
+    assert problem.line is not None
 
 
 def test_what_the_node_tells_its_services_itself_cannot_be_written_by_hand(tmp_path: Path) -> None:

@@ -281,3 +281,17 @@ async def test_the_services_of_a_node_without_keys_see_the_anonymous_principal(n
     node = await nodes.node("open", telling())
     async with client.get(f"{node.url}/v1/tools/x", headers={"Authorization": "Bearer anything"}) as response:
         assert (await response.json())["context"]["principal"] == ""
+
+
+async def test_the_line_for_each_request_can_be_turned_off(
+    nodes: Spine, client: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    for wanted in (True, False):
+        node = await nodes.node(f"logs-{wanted}", telling(), observability={"access_log": wanted})
+        caplog.clear()
+        for path in ("/v1/tools/x", "/v1/nothing", "/livez"):
+            async with client.get(node.url + path) as response:
+                await response.read()
+        lines = [record.getMessage().rsplit(" ", 2)[0] for record in caplog.records if record.name == "app.access"]
+        assert lines == (["GET /v1/tools/x 200", "GET /v1/nothing 404", "GET /livez 200"] if wanted else [])

@@ -3,10 +3,11 @@
 Another model is asked only while nothing of the answer has been told to anyone.
 """
 
+import asyncio
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, suppress
 from typing import Any
 
 from app.call import Reply, call
@@ -18,6 +19,7 @@ from app.services.contract import Locate
 from app.sse import Event, decode
 
 _TRY_NEXT = frozenset({429, 502, 503, 504})
+_END_S = 1.0
 _PATH = "/v1/chat/completions"
 log = logging.getLogger(__name__)
 
@@ -85,12 +87,21 @@ async def _follow(reply: Reply, model: str, voice: Voice) -> Completion:
     async with aclosing(reply.chunks()) as chunks, aclosing(decode(chunks)) as events:
         async for event in events:
             if event.data == "[DONE]":
+                await _hear_out(events)
                 return draft.complete()
             text = _take(draft, event)
             await voice.begin(draft.model)
             if text:
                 await voice.say(text)
     raise PeerLost(f"The answer of model {model!r} broke off before its end; ask again.")
+
+
+async def _hear_out(events: AsyncIterator[Event]) -> None:
+    """Wait for the end of the stream, which comes with its last word: to leave before it is to break off, for everyone on the way."""
+    with suppress(TimeoutError, NodeError):
+        async with asyncio.timeout(_END_S):
+            async for _ in events:
+                pass
 
 
 def _take(draft: Draft, event: Event) -> str:

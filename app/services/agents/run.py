@@ -27,6 +27,7 @@ from app.services.agents.model import Model
 from app.services.agents.output import OutputSchema
 from app.services.agents.patterns import PATTERNS
 from app.services.agents.settings import Settings
+from app.services.agents.spans import answered, invocation
 from app.services.agents.turn import Turn
 from app.services.agents.usage import Usage
 from app.services.contract import Locate
@@ -109,9 +110,9 @@ class Runner:
         context = replace(current(), session=question.session)
         remaining = context.remaining_s()
         try:
-            with _as_current(context):
+            with _as_current(context), invocation(agent.name, agent.version, question.session, question.messages):
                 async with asyncio.timeout(min(agent.timeout_s, remaining)) as scope:
-                    return await self._run(agent, question, emit)
+                    return answered(await self._run(agent, question, emit))
         except TimeoutError:
             if not scope.expired():
                 raise

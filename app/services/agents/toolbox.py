@@ -15,6 +15,7 @@ from app.services.agents.completion import ToolCall
 from app.services.agents.fetch import fetch
 from app.services.agents.metrics import Metrics
 from app.services.agents.settings import Settings
+from app.services.agents.spans import executed, execution
 from app.services.agents.usage import Usage
 from app.services.contract import Locate
 
@@ -64,6 +65,10 @@ class Toolbox:
         return tool is not None and tool.type == "client"
 
     async def carry_out(self, call: ToolCall) -> ToolResult:
+        with execution(call):
+            return executed(await self._outcome(call))
+
+    async def _outcome(self, call: ToolCall) -> ToolResult:
         began = time.perf_counter()
         with self._metrics.call(call.name if call.name in self._tools else "unknown") as timed:
             try:

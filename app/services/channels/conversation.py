@@ -20,6 +20,7 @@ from app.services.channels.settings import LEASE_S, Settings, back_off_s, sessio
 from app.services.channels.split import split
 from app.services.channels.store import Parcel, Question, Store
 from app.services.contract import Locate
+from app.tracing import Recorder
 
 ATTEND_S = 5.0
 _AGAIN = frozenset({408, 409, 425, 429})
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Desk:
     """What working on any conversation needs. ``in_thread`` calls a method of the store, which blocks; ``count`` counts by channel and
-    outcome."""
+    outcome; ``traces`` keeps the spans."""
 
     locate: Locate
     store: Store
@@ -39,6 +40,7 @@ class Desk:
     settings: Settings
     channels: Mapping[str, tuple[ChannelSpec, Channel]]
     count: Callable[[str, str], None]
+    traces: Recorder
 
 
 class Conversation:
@@ -90,12 +92,15 @@ class Conversation:
         key = f"{self._spec.name}:{question.messages[0].message_id}:{len(question.messages)}"
         headers = [(b"idempotency-key", quote(key, safe=":").encode())]
         agents = self._desk.locate("agents", self._spec.agent)
-        async with call(agents, "POST", path, body=self._body(question), headers=headers, context=self._context(question)) as reply:
-            await reply.raise_for_status()
-            try:
-                return str((await reply.json())["answer"])
-            except (ValueError, KeyError, TypeError, RecursionError):
-                raise PeerLost(f"The answer to {path} is no run; look into the log of the node that gave it.") from None
+        traceparent, webhook = continue_trace(question.traceparent)
+        context = self._context(traceparent)
+        with self._desk.traces.accept(traceparent, webhook, f"answer {self._spec.name}", "internal"):
+            async with call(agents, "POST", path, body=self._body(question), headers=headers, context=context) as reply:
+                await reply.raise_for_status()
+                try:
+                    return str((await reply.json())["answer"])
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    raise PeerLost(f"The answer to {path} is no run; look into the log of the node that gave it.") from None
 
     def _body(self, question: Question) -> dict[str, Any]:
         person, details = self._person, [dict(message.details) for message in question.messages if message.details]
@@ -103,11 +108,11 @@ class Conversation:
         query = "\n".join(message.text for message in question.messages)
         return {"query": query, "session_id": session_of(person), "context": {"channel": told}}
 
-    def _context(self, question: Question) -> RequestContext:
+    def _context(self, traceparent: str) -> RequestContext:
         """A request of the channel's own, in the trace of the webhook call that brought the question."""
         context = background(self._desk.settings.run_timeout_s)
         principal = f"channel.{self._spec.name}"
-        return replace(context, traceparent=continue_trace(question.traceparent), principal=principal, session=session_of(self._person))
+        return replace(context, traceparent=traceparent, principal=principal, session=session_of(self._person))
 
     async def _attend(self, message: Inbound) -> None:
         """A courtesy: that it fails stops nothing."""

@@ -77,7 +77,7 @@ class Channels:
         """Work on conversations until cancelled; one that fails stops no other."""
         if not self._channels:
             return
-        desk = Desk(self._node.locate, self._store, self._in_thread, self._settings, self._channels, self._count)
+        desk = Desk(self._node.locate, self._store, self._in_thread, self._settings, self._channels, self._count, self._node.traces)
         slots = asyncio.Semaphore(self._settings.concurrency)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._sweep())

@@ -11,6 +11,7 @@ from typing import Any
 
 from app.context import current
 from app.errors import DeadlineExceeded, NodeError, ProviderError, ProviderRateLimited, ProviderTimeout, ProviderUnavailable
+from app.services.inference import spans
 from app.services.inference.catalog import Choice
 from app.services.inference.configuration import Configuration
 from app.services.inference.metrics import Metrics, Operation
@@ -27,15 +28,17 @@ class Attempts:
         self._configuration = configuration
         self._metrics = metrics
 
-    async def answer(self, name: str, choices: Sequence[Choice], ask: Callable[[Choice], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+    async def answer(
+        self, name: str, choices: Sequence[Choice], request: Mapping[str, Any], ask: Callable[[Choice], Awaitable[dict[str, Any]]]
+    ) -> dict[str, Any]:
         """What ``ask`` returns for the first choice that does not fail; raises the first choice's error when all do. ``name`` is what
-        it asks for: chat or embeddings."""
+        it asks for: chat or embeddings; ``request`` is for the spans."""
         failures: list[ProviderError] = []
         for choice in choices:
             try:
-                with self._tracked(name, choice) as operation:
+                with spans.operation(choice, request, name), self._tracked(name, choice) as operation:
                     async with bounded(choice, self._configuration.answer_timeout_s, "an answer"):
-                        answer = await ask(choice)
+                        answer = spans.answered(await ask(choice))
                     operation.used(answer.get("usage"))
                     return answer
             except ProviderError as error:
@@ -48,7 +51,7 @@ class Attempts:
         for choice in choices:
             begun = False
             try:
-                with self._tracked("chat", choice) as operation:
+                with spans.operation(choice, request, "chat"), self._tracked("chat", choice) as operation:
                     async with aclosing(self._content(choice, request, operation)) as events:
                         async for event in events:
                             begun = True
@@ -65,7 +68,7 @@ class Attempts:
     async def _content(self, choice: Choice, request: Mapping[str, Any], operation: Operation) -> AsyncGenerator[bytes, None]:
         loop = asyncio.get_running_loop()
         limit, what = self._configuration.first_token_timeout_s, "its first content"
-        held, content_due = b"", loop.time() + limit
+        held, content_due, told = b"", loop.time() + limit, spans.Stream()
         async with aclosing(choice.attached.provider.stream({**provider_request(choice, request), "stream": True})) as chunks:
             while True:
                 async with bounded(choice, limit, what):
@@ -73,6 +76,7 @@ class Attempts:
                 if chunk is None:
                     break
                 operation.used_in(chunk.data)
+                told.add(chunk)
                 if chunk.content:
                     operation.content()
                     yield held + encode(chunk.data)
@@ -82,6 +86,7 @@ class Attempts:
                     held, limit = held + encode(chunk.data), content_due - loop.time()
                 else:
                     yield encode(chunk.data)
+        told.end()
         if held:
             yield held
 

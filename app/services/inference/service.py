@@ -79,7 +79,7 @@ class Inference:
         async def ask(choice: Choice) -> dict[str, Any]:
             return await choice.attached.provider.complete(provider_request(choice, request))
 
-        return await self._attempts.answer("chat", await self._choices(request), ask)
+        return await self._attempts.answer("chat", await self._choices(request), request, ask)
 
     async def stream(self, request: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
         """A chat completion as server-sent events; fails before the first of them, or breaks off with an error."""
@@ -94,7 +94,8 @@ class Inference:
             wanted = {key: value for key, value in request.items() if key != "session_id"}
             return await choice.attached.provider.embed({**wanted, "model": choice.model})
 
-        return await self._attempts.answer("embeddings", (await self._catalog.resolve(request.get("model") or DEFAULT))[:1], ask)
+        choices = await self._catalog.resolve(request.get("model") or DEFAULT)
+        return await self._attempts.answer("embeddings", choices[:1], request, ask)
 
     def models(self) -> list[dict[str, Any]]:
         return [

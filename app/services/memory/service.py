@@ -18,6 +18,7 @@ from app.services.memory.metrics import Metrics
 from app.services.memory.routes import routes
 from app.services.memory.runs import Run, RunKey, RunStore
 from app.services.memory.store import ConversationStore
+from app.tracing import Span, span
 
 _READERS = 4
 _CHECK_S = 0.9
@@ -77,17 +78,32 @@ class Memory:
         return {"memory": Check("ok", "conversations can be read and written")}
 
     async def history(self, of: Conversation, max_turns: int | None = None) -> History:
-        return await self._in_thread(self._reader, self._store.history, of, max_turns)
+        with self._span("search_memory", of) as told:
+            history = await self._in_thread(self._reader, self._store.history, of, max_turns)
+            told.set("gen_ai.memory.record.count", len(history.turns))
+            return history
 
     async def append(self, to: Conversation, turn_id: str, messages: list[dict[str, Any]]) -> bool:
         encoded = encode_messages(messages, self._settings.max_turn_bytes)
-        added = await self._in_thread(self._writer, self._store.append, to, turn_id, encoded)
+        with self._span("upsert_memory", to):
+            added = await self._in_thread(self._writer, self._store.append, to, turn_id, encoded)
         self._appended_at = asyncio.get_running_loop().time()
         return added
 
     async def clear(self, of: Conversation) -> int:
-        await self._in_thread(self._writer, self._runs.clear, of)
-        return await self._in_thread(self._writer, self._store.clear, of)
+        with self._span("delete_memory", of):
+            await self._in_thread(self._writer, self._runs.clear, of)
+            return await self._in_thread(self._writer, self._store.clear, of)
+
+    def _span(self, operation: str, of: Conversation) -> Span:
+        """The span of one access to the store, by OpenTelemetry's conventions for generative AI."""
+        noted = {
+            "gen_ai.operation.name": operation,
+            "gen_ai.memory.store.id": self._node.store_id,
+            "gen_ai.agent.name": of.agent,
+            "gen_ai.conversation.id": of.session,
+        }
+        return span(operation, noted)
 
     @property
     def run_lease_s(self) -> float:

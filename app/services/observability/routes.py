@@ -1,4 +1,4 @@
-"""Observability over HTTP: the page that Prometheus reads, and the same as JSON."""
+"""Observability over HTTP: the page that Prometheus reads, the same as JSON, and traces."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,15 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from app.body import JSONAnswer
+from app.errors import BadRequest
 from app.services.observability.exposition import expose
 from app.services.observability.summary import summary
+from app.services.observability.traces import Traces
+
+DEFAULT_LIMIT, MAX_LIMIT = 50, 500
 
 
-def routes(registry: CollectorRegistry) -> Sequence[BaseRoute]:
+def routes(registry: CollectorRegistry, traces: Traces) -> Sequence[BaseRoute]:
     async def metrics(request: Request) -> Response:
         text, content_type = expose(registry, ",".join(request.headers.getlist("accept")))
         return Response(text, headers={"content-type": content_type})
@@ -20,4 +24,24 @@ def routes(registry: CollectorRegistry) -> Sequence[BaseRoute]:
     async def as_json(request: Request) -> Response:
         return JSONAnswer(summary(registry))
 
-    return [Route("/metrics", metrics, methods=["GET"]), Route("/v1/metrics", as_json, methods=["GET"])]
+    async def listed(request: Request) -> Response:
+        rows = traces.rows(request.query_params.get("agent") or None, _limit(request))
+        return JSONAnswer({"traces": rows, "count": len(rows)})
+
+    async def one(request: Request) -> Response:
+        trace, missing = await traces.find(request.path_params["trace_id"].lower())
+        return JSONAnswer(trace, headers={"X-Astromesh-Partial": ", ".join(missing)} if missing else None)
+
+    return [
+        Route("/metrics", metrics, methods=["GET"]),
+        Route("/v1/metrics", as_json, methods=["GET"]),
+        Route("/v1/traces", listed, methods=["GET"]),
+        Route("/v1/traces/{trace_id}", one, methods=["GET"]),
+    ]
+
+
+def _limit(request: Request) -> int:
+    given = request.query_params.get("limit", str(DEFAULT_LIMIT))
+    if not (given.isascii() and given.isdigit() and len(given) < 6 and 1 <= int(given) <= MAX_LIMIT):
+        raise BadRequest(f"limit is {given[:40]!r}; give a whole number from 1 to {MAX_LIMIT}, or leave it out.", param="limit")
+    return int(given)

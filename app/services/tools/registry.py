@@ -11,6 +11,7 @@ from app.body import check, validator
 from app.config.yaml import nearest
 from app.errors import ToolNotFound
 from app.services.tools.tool import Tool, ToolError
+from app.tracing import active
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Registry:
         """Run one tool. Raises ToolNotFound, or InvalidBody for arguments that do not fit; what the tool itself cannot do is an Outcome."""
         if name not in self._tools:
             raise ToolNotFound(f"There is no tool {name!r} here; {nearest(name, self._tools)}", param="tool_name")
+        active().set("gen_ai.tool.name", name)
         if reason := unavailable(self._tools[name]):
             return Outcome(name, error=f"{name} is off on this node: {reason}.")
         check({"arguments": arguments}, self._schemas[name])

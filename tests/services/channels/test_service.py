@@ -5,7 +5,7 @@ import dataclasses
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from app.call import Reply, call
-from app.context import current
+from app.context import CURRENT, background, current
 from app.errors import AgentNotFound, ConfigError, Conflict, Forbidden, NodeError, NotFound, PeerLost, Unauthorized
 from app.services.channels import Channels
 from app.services.channels.settings import Settings
 from app.services.channels.signature import HEADER, sign
+from app.tracing import OFF, Recorder, active
 from tests.services.channels.graph import ACCESS, PHONE, TOKEN, FakeGraph, channels_yaml, payload, signed, text_message
 from tests.support import Neighbours, mounted, node_context, serve
 
@@ -36,6 +37,7 @@ class FakeAgents:
     keys: list[str] = field(default_factory=list)
     principals: set[str] = field(default_factory=set)
     traces: list[str] = field(default_factory=list)
+    spans: list[str] = field(default_factory=list)
 
     async def run(self, request: Request) -> Response:
         body = await request.json()
@@ -43,6 +45,7 @@ class FakeAgents:
         self.keys.append(request.headers["idempotency-key"])
         self.principals.add(current().principal)
         self.traces.append(current().trace_id)
+        self.spans.append(active().span_id)
         answer = self.answer(body)
         return JSONResponse({"answer": await answer if isinstance(answer, Awaitable) else answer, "session_id": body["session_id"]})
 
@@ -78,12 +81,13 @@ async def world(
     more: str = "",
     config: Mapping[str, Any] | None = None,
     graph: FakeGraph | None = None,
+    traces: Recorder = OFF,
 ) -> AsyncIterator[World]:
     graph, agents = graph or FakeGraph(), agents or FakeAgents()
     async with serve(graph) as url:
         (folder / "config").mkdir(exist_ok=True)
         (folder / "config" / "channels.yaml").write_text(channels_yaml(url, more))
-        service = Channels(config or {}, node_context(folder, Neighbours(agents=agents.app())))
+        service = Channels(config or {}, replace(node_context(folder, Neighbours(agents=agents.app())), traces=traces))
         async with mounted(service) as app:
             yield World(app, graph, agents, service)
 
@@ -102,6 +106,19 @@ async def test_a_message_is_answered_by_the_agent_in_a_session_of_channel_number
     assert there.graph.authorizations == {f"Bearer {ACCESS}"}
     assert there.graph.read[0]["message_id"] == "wamid.1"
     assert there.graph.read[0]["typing_indicator"] == {"type": "text"}
+
+
+async def test_the_answer_goes_on_in_the_trace_of_the_call_that_brought_the_message(tmp_path: Path) -> None:
+    trace, hook = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    recorder = Recorder()
+    async with world(tmp_path, traces=recorder) as there:
+        token = CURRENT.set(replace(background(), traceparent=f"00-{trace}-{hook}-01"))
+        await there.deliver(payload(text_message("wamid.1", "hello")))
+        CURRENT.reset(token)
+        await there.graph.until(lambda graph: len(graph.taken) == 1)
+    [told] = recorder.spans(trace)
+    assert (told.name, told.kind, told.parent_id, told.status) == ("answer whatsapp", "internal", hook, "ok")
+    assert there.agents.spans == [told.span_id], "what the agent does is below it"
 
 
 async def test_the_same_message_delivered_again_and_at_once_is_answered_once(tmp_path: Path) -> None:

@@ -62,13 +62,13 @@ async def test_a_closed_service_leaves_the_registry_as_it_was(tmp_path: Path) ->
     assert list(registry.collect()) == []
 
 
-async def test_it_has_no_settings_and_is_always_well(tmp_path: Path) -> None:
+async def test_without_a_collector_it_is_always_well(tmp_path: Path) -> None:
     service = Observability({}, node_context(tmp_path))
     assert (await service.check())["observability"].status == "ok"
     assert service.facts().keys is None
 
 
-def test_its_schema_refuses_any_setting() -> None:
+def test_its_schema_refuses_unknown_settings() -> None:
     schema = json.loads((Path(__file__).parents[3] / "app/services/observability/schema.json").read_bytes())
     assert [error.message for error in validator(schema["configuration"]).iter_errors({"x": 1})]
     assert validator(schema["configuration"]).is_valid({})
