@@ -8,7 +8,9 @@ RUN command -v strip || ! command -v apt-get || { apt-get update -qq && apt-get 
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_TRUSTED_HOST
-COPY requirements.lock /
+# requirements-otel.lock adds the export of traces.
+ARG LOCK=requirements.lock
+COPY ${LOCK} /requirements.lock
 # The venv has no pip of its own. Bytecode is unchecked: nothing changes below /opt/venv, and layers do not keep mtimes to check by.
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv --without-pip /opt/venv \

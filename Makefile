@@ -49,7 +49,8 @@ bench-mesh: .venv/.dev ## measure the mesh next to serf and kinship; MINUTES=10 
 
 lock: .venv/.dev ## resolve the locks anew from pyproject.toml; UPGRADE=1 takes newer versions
 	$(UV_COMPILE) $(if $(UPGRADE),--upgrade) -o requirements.lock
-	$(UV_COMPILE) $(if $(UPGRADE),--upgrade) --group dev -c requirements.lock -o requirements-dev.lock
+	$(UV_COMPILE) $(if $(UPGRADE),--upgrade) --extra otel -c requirements.lock -o requirements-otel.lock
+	$(UV_COMPILE) $(if $(UPGRADE),--upgrade) --extra otel --group dev -c requirements-otel.lock -o requirements-dev.lock
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
