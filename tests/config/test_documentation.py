@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from app.config.profile import ApiSettings, MeshSettings, PeerSettings
+from app.config.profile import ApiSettings, MeshSettings, ObservabilitySettings, PeerSettings
 from app.config.settings import VARIABLES
 from app.services import SERVICE_NAMES, SERVICES
+from app.tracing import TraceSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = json.loads((ROOT / "app" / "config" / "profile.schema.json").read_text())
@@ -79,3 +80,13 @@ def test_every_setting_of_a_service_is_described_and_has_one_default(service: st
     for name in set(schema) - {"agent_files", "defaults"}:  # those two only the node itself gives
         assert f"| `{name}` |" in page
     assert not [name for name, each in schema.items() if "default" in each]  # defaults are the dataclass's alone
+
+
+def test_every_setting_of_observability_is_described_with_its_default() -> None:
+    schema = json.loads((ROOT / "app/services/observability/schema.json").read_text())["configuration"]["properties"]
+    known = {field.name: field.default for field in fields(ObservabilitySettings) if field.name != "traces"}
+    traces = {f"traces.{field.name}": field.default for field in fields(TraceSettings)}
+    assert set(known) | {"traces"} == set(schema)
+    assert {name.removeprefix("traces.") for name in traces} == set(schema["traces"]["properties"])
+    table = re.findall(r"^\| `([a-z_.]+)` \| (\S+) \|", (ROOT / "docs/traces.md").read_text(), re.MULTILINE)
+    assert table == [(name, str(default).lower()) for name, default in (known | traces).items()]
