@@ -5,6 +5,7 @@ NodeError (500 internal_error)
 │   └── InvalidJSON (400 invalid_json)
 ├── Unauthorized (401 invalid_api_key)
 ├── Forbidden (403 forbidden)
+│   └── ForbiddenOrigin (403 forbidden_origin)
 ├── NotFound (404 not_found)
 │   ├── ModelNotFound (404 model_not_found)
 │   ├── AgentNotFound (404 agent_not_found)
@@ -21,6 +22,7 @@ NodeError (500 internal_error)
 ├── InvalidBody (422 invalid_body)
 ├── KeyReused (422 idempotency_key_reused)
 ├── GuardrailBlocked (422 guardrail_blocked)
+├── RateLimited (429 rate_limited)
 ├── PeerLost (502 peer_lost)
 ├── OutputInvalid (502 output_invalid)
 ├── ProviderError (502 provider_error)
@@ -81,6 +83,10 @@ class Unauthorized(NodeError):
 
 class Forbidden(NodeError):
     status, code, type = 403, "forbidden", "permission_error"
+
+
+class ForbiddenOrigin(Forbidden):
+    code = "forbidden_origin"
 
 
 class NotFound(NodeError):
@@ -145,6 +151,12 @@ class KeyReused(NodeError):
 
 class GuardrailBlocked(NodeError):
     status, code, type = 422, "guardrail_blocked", "invalid_request_error"
+
+
+class RateLimited(NodeError):
+    """A client asks more than it may; unlike ProviderRateLimited, which a provider says of the node."""
+
+    status, code, type = 429, "rate_limited", "rate_limit_error"
 
 
 class PeerLost(NodeError):

@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import logging
 import os
+import resource
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
@@ -16,9 +19,12 @@ from app.edge.protocol import limited
 from app.errors import ConfigError, Problem
 
 BACKLOG = 2048
+RESERVED_FILES = 256
+"""For what is not a client's connection: those to peers and providers, the databases, the log."""
 TICK_S = 1.0
 CLOSING_S = 1
 """How long, after the drain, a client may take to read the last of its answer."""
+log = logging.getLogger("app.node")
 
 
 class Server(uvicorn.Server):
@@ -27,7 +33,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: ASGIApp, api: ApiSettings, node_name: str, on_started: Callable[[], None]) -> None:
         config = uvicorn.Config(
             app,
-            http=limited(api, node_name),
+            http=limited(replace(api, max_connections=room(api.max_connections)), node_name),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -67,6 +73,20 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def room(wanted: int) -> int:
+    """How many of the ``wanted`` connections this process may have open: as many files as the system lets it, but for RESERVED_FILES."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + RESERVED_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    log.warning("this process may have %d files open, too few for spec.api.max_connections (%d); raise `ulimit -n`", soft, wanted)
+    return max(1, soft - RESERVED_FILES)
 
 
 def listen(host: str, port: int, place: tuple[str, str], remedy: str) -> socket.socket:

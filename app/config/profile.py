@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from app.config.address import check_node_url, parse_bind
+from app.config.limits import NO_LIMITS, Limits, limits, strangers
 from app.config.settings import Settings
 from app.config.yaml import Document, check, read
 from app.errors import ConfigError, Problem
@@ -38,6 +39,7 @@ class ApiSettings:
     max_concurrency: int = 1_000
     deadline_s: float = 600.0
     cors_origins: tuple[str, ...] = ()
+    limits: Limits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +211,12 @@ def _profile(document: Document, settings: Settings) -> Profile:
         warnings=(),
         observability=_observability(spec),
     )
-    warnings = [*_name_warning(profile), *_mesh_warning(peers, mesh), *_reach_warnings(profile)]
+    warnings = [
+        *_name_warning(profile),
+        *strangers(api.limits, [key.name for key in settings.api_keys]),
+        *_mesh_warning(peers, mesh),
+        *_reach_warnings(profile),
+    ]
     return replace(profile, warnings=tuple(warnings))
 
 
@@ -238,6 +245,7 @@ def _mesh(section: Mapping[str, Any], api: ApiSettings, settings: Settings) -> M
 def _filled(kind: type[S], section: Mapping[str, Any]) -> S:
     """A settings dataclass from a checked section; a value gets the type of its field's default (YAML has 5 for 5.0, lists for tuples)."""
     types: dict[str, Callable[[Any], Any]] = {each.name: type(each.default) for each in fields(kind)}  # type: ignore[arg-type]
+    types |= {name: limits for name in types if name == "limits"}
     given = {name: types[name](value) for name, value in section.items() if name in types}
     return kind(**given)
 

@@ -14,8 +14,9 @@ from app.context import CURRENT
 from app.edge import span
 from app.edge.auth import Auth
 from app.edge.cycle import CYCLE
-from app.edge.exchange import EndedError, Exchange, too_large
+from app.edge.exchange import SLOWEST_BYTES_S, EndedError, Exchange, too_large
 from app.edge.head import Head, read_head, request_id_of
+from app.edge.quota import Quota
 from app.errors import DeadlineExceeded, NodeError, NotBegun, NotFound, RequestTimeout, ShuttingDown
 from app.metrics import Histogram
 from app.tracing import OFF, UNRECORDED, Recorder
@@ -25,6 +26,9 @@ access_log = logging.getLogger("app.access")
 _PROBES = frozenset(("/livez", "/readyz", "/v1/health", "/metrics"))
 _WATCHED = _PROBES | {"/v1/system/status", *(f"/v1/mesh/{kind}" for kind in ("state", "join", "gossip", "sync", "probe", "leave"))}
 """What machines ask every few seconds: answered while draining too, and logged only for debugging."""
+
+
+ROOM_S = 0.1
 
 
 class HeaderTooLarge(NodeError):
@@ -49,11 +53,13 @@ class Edge:
         are answered. ``logs_access`` says whether each request gets a line in the log."""
         self._app, self._api, self._auth, self._public = app, api, auth, public
         self._recorder, self._logs_access = recorder, logs_access
+        self._quota = Quota(api.limits)
         name, registry = node
         self.rename(name)
         self._exchanges: set[Exchange] = set()
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = math.inf
+        self._looked_at = -math.inf
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = self.refusing = False
@@ -140,7 +146,7 @@ class Edge:
         exchange.principal = head.context.principal
         if head.context.from_peer:
             exchange.answer_headers.append((b"x-astromesh-load", str(len(self._exchanges) - 1).encode()))
-        self._admit(exchange, scope, head)
+        self._admit(exchange, scope, head, loop.time())
         if not head.has_body:
             exchange.expect_no_body()
         CURRENT.set(head.context)
@@ -160,7 +166,7 @@ class Edge:
             log.exception("a request failed inside the node")
             raise NodeError(f"The node failed on this request; its log has the reason under {request_id}.") from error
 
-    def _admit(self, exchange: Exchange, scope: Scope, head: Head) -> None:
+    def _admit(self, exchange: Exchange, scope: Scope, head: Head, now: float) -> None:
         if head.size > self._api.max_header_bytes:
             exchange.closing = True
             raise HeaderTooLarge(f"The request head is {head.size} bytes, over the {self._api.max_header_bytes} that this node takes.")
@@ -173,8 +179,20 @@ class Edge:
             return
         if self.refusing:
             raise NotBegun("This node is shutting down and takes no new work; ask again, another node will answer.")
-        if len(self._exchanges) > self._api.max_concurrency:
+        if len(self._exchanges) > self._api.max_concurrency and not self._make_room(now):
             raise NotBegun(f"This node is at its limit of {self._api.max_concurrency} requests at once; ask again shortly.")
+        if self._quota.enabled and not head.context.from_peer:  # the node that a client asked has counted it
+            exchange.account = self._quota.admit(head.context.principal, scope["client"][0] if scope["client"] else "", now)
+
+    def _make_room(self, now: float) -> bool:
+        """End the requests whose bodies come so slowly that they only hold a place. A look at all of them costs time: ten a second do."""
+        if now - self._looked_at < ROOM_S:
+            return False
+        self._looked_at = now
+        slow = [exchange for exchange in self._exchanges if exchange.dawdles(time.perf_counter())]
+        for exchange in slow:
+            exchange.end("body_slow")
+        return bool(slow)
 
     def _ended(self, exchange: Exchange, request_id: str, error: Exception) -> None:
         if exchange.ended_by == "client_gone":
@@ -185,6 +203,10 @@ class Edge:
         if exchange.ended_by == "body_idle":
             exchange.closing = True
             raise RequestTimeout(f"The body stood still for {self._api.body_idle_timeout_s:g} s; send it without pauses.") from error
+        if exchange.ended_by == "body_slow":
+            exchange.closing = True
+            told = f"This node is at its limit of {self._api.max_concurrency} requests at once, and this one's body came slowly"
+            raise RequestTimeout(f"{told}; send it at {SLOWEST_BYTES_S} bytes a second or more.") from error
         if exchange.ended_by is None:
             log.error("a request timed out inside the node", exc_info=error)
             raise NodeError(f"Something inside the node timed out; its log has the reason under {request_id}.") from error

@@ -11,12 +11,16 @@ from typing import Literal
 from starlette.types import Message, Receive, Send
 
 from app.edge.cycle import Cycle
+from app.edge.quota import Account
 from app.errors import BodyTooLarge, NodeError
 from app.sse import encode_error
 from app.tracing import UNRECORDED, Span
 
 LAST_WORD_S = 0.5
-Ending = Literal["client_gone", "body_idle", "deadline", "drain"]
+GRACE_S = 5.0
+SLOWEST_BYTES_S = 1024
+"""A body that has come slower than that for GRACE_S gives way where the node has no room for others."""
+Ending = Literal["client_gone", "body_idle", "body_slow", "deadline", "drain"]
 
 
 class EndedError(Exception):
@@ -42,6 +46,7 @@ class Exchange:
         "_send",
         "_sse",
         "_task",
+        "account",
         "answer_headers",
         "closing",
         "deadline",
@@ -69,6 +74,7 @@ class Exchange:
         self.ended_by: Ending | None = None
         self.principal = self.failure = ""
         self.span: Span = UNRECORDED
+        self.account: Account | None = None  # that of the client, where it counts
         self.deadline = math.inf
         self.started_at = time.perf_counter()
         self.waiting_since = 0.0  # when the handler began to wait for more of the body; 0: it does not
@@ -150,6 +156,11 @@ class Exchange:
             self._cancelled = True
             self._task.cancel()
 
+    def dawdles(self, now: float) -> bool:
+        """Whether the handler waits for a body that comes too slowly. ``now`` is the time of perf_counter."""
+        age_s = now - self.started_at
+        return self.waiting_since > 0 and age_s > GRACE_S and self._received < age_s * SLOWEST_BYTES_S
+
     async def fail(self, error: NodeError) -> None:
         """Answer with an error: as its status before the answer began; as a terminal event in a stream of events; else by cutting the
         body short, which the server shows by closing the connection."""
@@ -170,6 +181,8 @@ class Exchange:
 
     def close(self) -> None:
         self._cycle.client_left = None
+        if self.account is not None:
+            self.account.give_back()
 
 
 def too_large(limit: int) -> BodyTooLarge:

@@ -43,6 +43,8 @@ class HttpProtocol(Flow):
     max_connections: ClassVar[int] = 10_000
     node_name: ClassVar[bytes] = b""
     batch: ClassVar[Batch]
+    dispensable: ClassVar["dict[HttpProtocol, None]"]
+    """The connections on which nothing is asked now, or not yet all of it; that which has been so for longest first."""
 
     def __init__(
         self,
@@ -71,13 +73,30 @@ class HttpProtocol(Flow):
         self._server.connections.add(self)  # type: ignore[arg-type]  # a union of uvicorn's own
         self._addresses = {"server": get_local_addr(self.transport), "client": get_remote_addr(self.transport)}
         self._scheme = "https" if is_ssl(self.transport) else "http"
-        if len(self._server.connections) > self.max_connections:
-            self._refuse(503, "too_many_connections", f"This node has {self.max_connections} connections open already; try again later.")
+        if len(self._server.connections) > self.max_connections and not self._make_room():
+            self._refuse(503, "too_many_connections", f"This node has {self.max_connections} connections at work already; try again later.")
             return
         self._watch()
 
+    def _make_room(self) -> bool:
+        """Close the connection that has been of no use for longest: clients who connect and ask nothing, or peers and browsers who keep a
+        connection for later, do not keep others out."""
+        longest = next(iter(self.dispensable), None)
+        if longest is None:
+            return False
+        longest.give_way()
+        return True
+
+    def give_way(self) -> None:
+        """Close, and count no more from now on; what is left of an answer still goes out."""
+        self._server.connections.discard(self)
+        self.dispensable.pop(self, None)
+        self._parser = None
+        self.close()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
+        self.dispensable.pop(self, None)
         self._parser = None
         self._waiting.clear()
         if self._timer is not None:
@@ -230,7 +249,10 @@ class HttpProtocol(Flow):
         """Know until when the client must have done something: nothing while it waits for us, the rest of what it began, or to ask."""
         if self._answering is not None or self.transport.is_closing():
             self._due, self._owing = math.inf, False
-        elif not (self._in_head or self._arriving):
+            self.dispensable.pop(self, None)
+            return
+        self.dispensable.setdefault(self)
+        if not (self._in_head or self._arriving):
             self._expect(self.idle_timeout_s)
             self._owing = False
         elif not self._owing:
@@ -316,4 +338,6 @@ def limited(api: ApiSettings, node_name: str) -> type[HttpProtocol]:
         "idle_timeout_s": api.idle_timeout_s,
         "max_connections": api.max_connections,
     }
-    return type("Protocol", (HttpProtocol,), {**limits, "node_name": node_name.encode("latin-1", "replace"), "batch": Batch()})
+    return type(
+        "Protocol", (HttpProtocol,), {**limits, "node_name": node_name.encode("latin-1", "replace"), "batch": Batch(), "dispensable": {}}
+    )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from app.config.limits import NO_LIMITS, Limit, Limits
 from app.config.profile import ApiSettings, MeshSettings, ObservabilitySettings, PeerSettings
 from app.config.settings import VARIABLES
 from app.services import SERVICE_NAMES, SERVICES
@@ -35,8 +36,13 @@ def test_schema_dataclass_and_reference_agree(section: str, kind: Any, others: s
     known = {field.name: field.default for field in fields(kind)}
     assert set(SCHEMA["$defs"][section]["properties"]) == set(known) | others == set(documented)
     for name, default in known.items():
-        if default not in {"", ()}:
+        if default not in ("", (), NO_LIMITS):
             assert documented[name] == (f"{default:g}" if isinstance(default, float) else str(default))
+
+
+def test_the_limits_of_clients_agree() -> None:
+    assert set(SCHEMA["$defs"]["api"]["properties"]["limits"]["properties"]) == {field.name for field in fields(Limits)}
+    assert set(SCHEMA["$defs"]["limit"]["properties"]) == {field.name for field in fields(Limit)} == set(rows("### spec.api.limits"))
 
 
 def test_the_peers_fields_agree() -> None:
@@ -68,7 +74,7 @@ def objects(schema: Any) -> list[dict[str, Any]]:
 
 def test_no_mapping_of_a_profile_takes_unknown_fields() -> None:
     found = objects(SCHEMA)
-    assert len(found) == 9
+    assert len(found) == 11
     assert all(schema["additionalProperties"] is False for schema in found)
 
 

@@ -36,6 +36,10 @@ def test_a_custom_profile_loads(tmp_path: Path) -> None:
         ("port: 8000}", "port: 8000, header_timeout_s: -1}", "spec.api.header_timeout_s", "is -1", "write a number that is more than 0"),
         ("port: 8000}", "port: 8000, max_body_bytes: 1}", "spec.api.max_body_bytes", "is 1", "write a number that is at least 1024"),
         ("port: 8000}", "port: 8000, cors_origin: []}", "spec.api.cors_origin", "`cors_origin` is not a field", "`cors_origins`?"),
+        ("port: 8000}", "port: 8000, limits: {defualt: {}}}", "spec.api.limits.defualt", "`defualt` is not a field", "`default`?"),
+        ("port: 8000}", "port: 8000, limits: {keys: {a: {rate: 1}}}}", "spec.api.limits.keys.a.rate", "`rate` is not a limit", ""),
+        ("port: 8000}", "port: 8000, limits: {default: {burst: 2}}}", "spec.api.limits.default", "'requests_per_minute' is a dep", ""),
+        ("port: 8000}", "port: 8000, limits: {default: {concurrent: 0}}}", "spec.api.limits.default.concurrent", "is 0", "at least 1"),
         ("name: custom", "name: a b", "metadata.name", "is 'a b', which does not fit", "write a name of 1 to 63 letters"),
         ("  peers:", "  pears:", "spec.pears", "`pears` is not a section of spec", "did you mean `peers`?"),
         ("[inference]", "[inferense]", "spec.peers[0].services[0]", "is 'inferense'", "did you mean `inference`?"),
@@ -292,6 +296,15 @@ def test_a_mesh_beside_peers_wins_and_is_warned_about(tmp_path: Path) -> None:
     assert "spec.peers has no effect while spec.mesh is enabled (inference-1)" in warning
 
 
+def test_a_limit_for_a_key_that_there_is_not_is_warned_about(tmp_path: Path) -> None:
+    limited = WORKER.replace("port: 8000}", "port: 8000, limits: {default: {concurrent: 9}, keys: {team-a: {}, team-b: {}}}}")
+    warnings = load_text(tmp_path, limited, API_KEYS="node:sk-1,team-a:sk-2").profile.warnings
+    [warning] = [each for each in warnings if "limits" in each]
+    assert warning == "spec.api.limits.keys.team-b has no effect: the keys here are node, team-a."
+    warnings = load_text(tmp_path, limited).profile.warnings
+    assert len([each for each in warnings if "no API key is set here" in each]) == 2
+
+
 def test_another_name_than_the_files_is_warned_about(tmp_path: Path) -> None:
     [warning] = load_text(tmp_path, WORKER.replace("name: custom", "name: worker")).profile.warnings
     assert "'worker' in a file named 'custom'" in warning
@@ -348,6 +361,11 @@ FIELDS = [
     "port",
     "idle_timeout_s",
     "cors_origins",
+    "limits",
+    "default",
+    "keys",
+    "burst",
+    "concurrent",
     "name",
     "url",
     "services",

@@ -12,6 +12,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from app.edge import exchange
 from app.node import Node
 from tests.edge.services import Worker, telling, tools
 from tests.edge.wire import Answer, Wire, request, wire
@@ -246,25 +247,49 @@ async def test_pipelined_requests_are_answered_in_order(node: Node) -> None:
             assert b"number %d" % number in (await connection.answer()).body
 
 
-async def test_connections_over_the_limit_are_turned_away_until_one_ends(nodes: Spine) -> None:
+async def test_a_connection_over_the_limit_takes_the_place_of_the_one_that_is_idle_for_longest(nodes: Spine) -> None:
     node = await nodes.node("small", telling(), api={"max_connections": 2})
-    async with wire(node.url) as kept:
-        async with wire(node.url) as second:
-            for connection in (kept, second):
+    async with wire(node.url) as first, wire(node.url) as second:
+        for connection in (first, second, first):
+            connection.send(POST)
+            assert (await connection.answer()).status == 200
+        async with wire(node.url) as third:
+            third.send(POST)
+            assert (await third.answer()).status == 200
+            assert await second.closed() == b""
+            for connection in (first, third):
                 connection.send(POST)
                 assert (await connection.answer()).status == 200
-            async with wire(node.url) as third:
-                refused(await third.answer(), 503, "too_many_connections")
-        async with asyncio.timeout(10):
-            while not await _is_taken(node):
-                pass
-        kept.send(POST)
-        assert (await kept.answer()).status == 200
 
 
-async def _is_taken(node: Node) -> bool:
+async def test_half_a_head_makes_room_for_a_whole_one(nodes: Spine) -> None:
+    node = await nodes.node("small", telling(), api={"max_connections": 1})
+    async with wire(node.url) as slow:
+        slow.send(b"GET /v1/tools/x HTTP/1.1\r\nHost: no")
+        async with wire(node.url) as other:
+            other.send(POST)
+            assert (await other.answer()).status == 200
+            assert await slow.closed() == b""
+
+
+async def test_connections_over_the_limit_are_turned_away_while_all_are_at_work(nodes: Spine) -> None:
+    worker = Worker()
+    node = await nodes.node("small", {"tools": tools(worker.without_reading)}, api={"max_connections": 1})
+    async with wire(node.url) as busy:
+        busy.send(request("GET", "/v1/tools/x"))
+        await asyncio.wait_for(worker.begun.wait(), 5)
+        async with wire(node.url) as second:
+            refused(await second.answer(), 503, "too_many_connections")
+        assert not worker.stopped.is_set()
+    await asyncio.wait_for(worker.stopped.wait(), 5)
+    async with asyncio.timeout(10):
+        while not await _is_alive(node):
+            pass
+
+
+async def _is_alive(node: Node) -> bool:
     async with wire(node.url) as connection:
-        connection.send(POST)
+        connection.send(request("GET", "/livez"))
         return (await connection.answer()).status == 200
 
 
@@ -280,6 +305,26 @@ async def test_requests_over_the_limit_are_not_begun_and_health_is_still_answere
     async with client.get(f"{node.url}/livez") as response:
         assert response.status == 200
     busy.cancel()
+
+
+async def test_a_body_that_comes_slowly_gives_way_where_the_node_is_at_its_limit(nodes: Spine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "GRACE_S", 0.05)
+    node = await nodes.node("small", telling(), api={"max_concurrency": 1})
+    async with wire(node.url) as slow:
+        slow.send(b"POST /v1/tools/x HTTP/1.1\r\nHost: node\r\nContent-Length: 5000\r\n\r\nh")
+        async with asyncio.timeout(10):
+            while await _status(node) != 200:
+                pass
+        answer = await slow.answer()
+        refused(answer, 408, "request_timeout")
+        assert "at its limit of 1 requests" in answer.error["message"]
+        assert await slow.closed() == b""
+
+
+async def _status(node: Node) -> int:
+    async with wire(node.url) as connection:
+        connection.send(POST)
+        return (await connection.answer()).status
 
 
 async def test_an_upgrade_is_answered_as_plain_http(nodes: Spine) -> None:
