@@ -49,7 +49,7 @@ NOTICE_S = 1.0
 """How long a draining node still takes new work, so that load balancers see its readiness fail first; at most a quarter of the drain."""
 LETTING_GO_S = 0.5
 """How long a node that ends in whatever way waits for requests whose clients are cut off. They end at once, or hang."""
-_OWN_PATHS = ("/livez", "/readyz", "/v1/health", "/v1/system", "/v1/mesh")
+_OWN_PATHS = ("/livez", "/readyz", "/openapi.json", "/v1/health", "/v1/system", "/v1/mesh")
 log = logging.getLogger("app.node")
 
 
@@ -118,7 +118,8 @@ class Node:
             self.membership,
         )
         self._gatherer = Gatherer(lambda: self._edge.name, self._placement, client)
-        app = _dispatch(System(view, MeshRoutes(self.membership, auth)), Front(self._placement, self._gatherer))
+        self._system = System(view, MeshRoutes(self.membership, auth))
+        app = _dispatch(self._system, Front(self._placement, self._gatherer))
         self._edge = Edge(
             app,
             profile.api,

@@ -13,6 +13,7 @@ _ROUTES |= {"/v1/mesh/state", "/v1/mesh/join", "/v1/mesh/gossip", "/v1/mesh/sync
 _ROUTES |= {"/v1/channels", "/v1/channels/{}/webhook", "/v1/channels/{}/inbox", "/v1/channels/{}/outbox"}
 _ROUTES |= {"/v1/channels/{}/inbox/{}/retry", "/v1/channels/{}/outbox/{}/retry"}
 _ROUTES |= {"/livez", "/readyz", "/metrics", "/v1/traces", "/v1/traces/{}"}
+_ROUTES |= {"/openapi.json"}
 _WORDS = frozenset(word for route in _ROUTES for word in route.split("/")) - {"{}"}
 
 

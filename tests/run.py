@@ -108,6 +108,7 @@ SUITES = (
         missing_engine,
         needs="image",
     ),
+    Suite("api-fuzz", 90, ((sys.executable, "-m", "tests.api_fuzz"),)),
     Suite("simulation", 420, ((sys.executable, "-m", "tests.mesh.sim", "--seeds", "1000"),)),
     Suite("thirty", 90, ((*PYTEST, "-m", "mesh30"),)),
     Suite("namespaces", 180, ((*PYTEST, "-m", "netns", "--durations=0"),), missing_namespaces),

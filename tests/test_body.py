@@ -44,3 +44,15 @@ def test_no_bytes_break_the_parser(raw: bytes) -> None:
 )
 def test_an_answer_reads_back_as_it_was_also_with_half_a_surrogate_pair(value: object) -> None:
     assert parse_json(bytes(JSONAnswer(value).body)) == value
+
+
+@pytest.mark.parametrize(("text", "value"), [("1.0", 1), ("-2e2", -200), ("1.5", 1.5), ("1e300", 1e300), ("0.1e1", 1)])
+def test_what_json_schema_calls_an_integer_comes_as_one(text: str, value: float) -> None:
+    [read] = parse_json(f"[{text}]".encode())
+    assert (read, type(read)) == (value, type(value))
+
+
+def test_a_number_that_no_float_holds_is_refused_in_words() -> None:
+    with pytest.raises(InvalidJSON) as refused:
+        parse_json(b'{"temperature": 1e999}')
+    assert "the number 1e999 is too large" in refused.value.message

@@ -1,5 +1,6 @@
 """Health, readiness, status and doctor over HTTP."""
 
+import asyncio
 import logging
 import os
 import time
@@ -9,6 +10,7 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
@@ -19,6 +21,7 @@ from app.errors import NotFound
 from app.placement import as_told, translate
 from app.system.health import OWN_ADDRESS
 from app.system.mesh import MeshRoutes
+from app.system.openapi import document
 from app.system.view import NodeView
 
 log = logging.getLogger(__name__)
@@ -37,6 +40,7 @@ class System:
                 Route("/v1/health", self._health),
                 Route("/v1/system/status", self._status),
                 Route("/v1/system/doctor", self._doctor),
+                Route("/openapi.json", self._openapi),
                 *mesh.routes(),
             ],
             redirect_slashes=False,
@@ -61,6 +65,9 @@ class System:
 
     async def _health(self, request: Request) -> JSONAnswer:
         return JSONAnswer({"status": "ok", "version": __version__, "node_name": self._view.name})
+
+    async def _openapi(self, request: Request) -> Response:
+        return Response(await asyncio.to_thread(document), media_type="application/json")
 
     async def _doctor(self, request: Request) -> JSONAnswer:
         checks = await self._view.health.doctor()
@@ -119,4 +126,6 @@ def _reached(distances: Mapping[str, int], *, by_node: bool) -> list[str]:
 
 
 async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
-    raise NotFound(f"There is nothing at {scope['path'][:200]}; there is /v1/system/status and /v1/system/doctor.")
+    raise NotFound(
+        f"There is nothing at {scope['path'][:200]}; there is /v1/system/status and /v1/system/doctor; GET /openapi.json tells the rest."
+    )
