@@ -91,7 +91,7 @@ SUITES = (
             (str(Path(sys.executable).parent / "shellcheck"), "entrypoint.sh", ".ci/run"),
         ),
     ),
-    Suite("fast", 120, ((*PYTEST, *PARALLEL, "-m", "not compose and not image and not netns and not mesh30"),)),
+    Suite("fast", 120, ((*PYTEST, *PARALLEL, "-m", "not compose and not image and not netns and not mesh30 and not hostile"),)),
     Suite(
         "image",
         240,
@@ -108,6 +108,7 @@ SUITES = (
         missing_engine,
         needs="image",
     ),
+    Suite("hostile", 120, ((*PYTEST, "-m", "hostile"),)),
     Suite("api-fuzz", 90, ((sys.executable, "-m", "tests.api_fuzz"),)),
     Suite("simulation", 420, ((sys.executable, "-m", "tests.mesh.sim", "--seeds", "1000"),)),
     Suite("thirty", 90, ((*PYTEST, "-m", "mesh30"),)),

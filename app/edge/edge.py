@@ -59,6 +59,7 @@ class Edge:
         self._exchanges: set[Exchange] = set()
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = math.inf
+        self._slow: list[Exchange] = []
         self._looked_at = -math.inf
         self._idle = asyncio.Event()
         self._idle.set()
@@ -185,14 +186,16 @@ class Edge:
             exchange.account = self._quota.admit(head.context.principal, scope["client"][0] if scope["client"] else "", now)
 
     def _make_room(self, now: float) -> bool:
-        """End the requests whose bodies come so slowly that they only hold a place. A look at all of them costs time: ten a second do."""
-        if now - self._looked_at < ROOM_S:
-            return False
-        self._looked_at = now
-        slow = [exchange for exchange in self._exchanges if exchange.dawdles(time.perf_counter())]
-        for exchange in slow:
-            exchange.end("body_slow")
-        return bool(slow)
+        """End a request whose body comes so slowly that it only holds a place, the oldest of them. To look at all costs time, so it is done
+        ten times a second at most; the slow ones are kept meanwhile."""
+        if not self._slow and now - self._looked_at >= ROOM_S:
+            self._looked_at = now
+            self._slow = sorted((each for each in self._exchanges if each.dawdles()), key=lambda each: -each.started_at)
+        while self._slow:
+            if (oldest := self._slow.pop()).dawdles():
+                oldest.end("body_slow")
+                return True
+        return False
 
     def _ended(self, exchange: Exchange, request_id: str, error: Exception) -> None:
         if exchange.ended_by == "client_gone":
@@ -206,7 +209,7 @@ class Edge:
         if exchange.ended_by == "body_slow":
             exchange.closing = True
             told = f"This node is at its limit of {self._api.max_concurrency} requests at once, and this one's body came slowly"
-            raise RequestTimeout(f"{told}; send it at {SLOWEST_BYTES_S} bytes a second or more.") from error
+            raise RequestTimeout(f"{told}; send it at once, or at {SLOWEST_BYTES_S} bytes a second at least.") from error
         if exchange.ended_by is None:
             log.error("a request timed out inside the node", exc_info=error)
             raise NodeError(f"Something inside the node timed out; its log has the reason under {request_id}.") from error

@@ -17,7 +17,7 @@ from app.sse import encode_error
 from app.tracing import UNRECORDED, Span
 
 LAST_WORD_S = 0.5
-GRACE_S = 5.0
+GRACE_S = 0.25
 SLOWEST_BYTES_S = 1024
 """A body that has come slower than that for GRACE_S gives way where the node has no room for others."""
 Ending = Literal["client_gone", "body_idle", "body_slow", "deadline", "drain"]
@@ -156,10 +156,12 @@ class Exchange:
             self._cancelled = True
             self._task.cancel()
 
-    def dawdles(self, now: float) -> bool:
-        """Whether the handler waits for a body that comes too slowly. ``now`` is the time of perf_counter."""
-        age_s = now - self.started_at
-        return self.waiting_since > 0 and age_s > GRACE_S and self._received < age_s * SLOWEST_BYTES_S
+    def dawdles(self) -> bool:
+        """Whether the handler waits for a body that comes too slowly."""
+        if self.ended_by is not None or not self.waiting_since:
+            return False
+        age_s = time.perf_counter() - self.started_at
+        return age_s > GRACE_S and self._received < age_s * SLOWEST_BYTES_S
 
     async def fail(self, error: NodeError) -> None:
         """Answer with an error: as its status before the answer began; as a terminal event in a stream of events; else by cutting the

@@ -23,6 +23,7 @@ from app.config.profile import ApiSettings
 from app.context import new_request_id
 from app.edge.cycle import CYCLE, Cycle
 from app.edge.framing import Framing, status_line
+from app.edge.idle import Idle
 from app.flow import Batch, Flow
 
 _LONGEST_URL = 65_535
@@ -43,8 +44,7 @@ class HttpProtocol(Flow):
     max_connections: ClassVar[int] = 10_000
     node_name: ClassVar[bytes] = b""
     batch: ClassVar[Batch]
-    dispensable: ClassVar["dict[HttpProtocol, None]"]
-    """The connections on which nothing is asked now, or not yet all of it; that which has been so for longest first."""
+    idle: ClassVar[Idle["HttpProtocol"]]
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class HttpProtocol(Flow):
         self._app, self._server = config.loaded_app, server_state
         self._parser: httptools.HttpRequestParser | None = _new_parser(self)
         self._url, self._headers, self._continue_due = b"", list[tuple[bytes, bytes]](), False
-        self._in_head, self._spoken = True, False
+        self._in_head, self._spoken, self._answered = True, False, False
         self._head_bytes = 0
         self._arriving: Cycle | None = None  # of which the body is not here yet
         self._answering: Cycle | None = None
@@ -81,22 +81,21 @@ class HttpProtocol(Flow):
     def _make_room(self) -> bool:
         """Close the connection that has been of no use for longest: clients who connect and ask nothing, or peers and browsers who keep a
         connection for later, do not keep others out."""
-        longest = next(iter(self.dispensable), None)
-        if longest is None:
-            return False
-        longest.give_way()
-        return True
+        longest = self.idle.longest()
+        if longest is not None:
+            longest.give_way()
+        return longest is not None
 
     def give_way(self) -> None:
         """Close, and count no more from now on; what is left of an answer still goes out."""
         self._server.connections.discard(self)
-        self.dispensable.pop(self, None)
+        self.idle.discard(self)
         self._parser = None
         self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
-        self.dispensable.pop(self, None)
+        self.idle.discard(self)
         self._parser = None
         self._waiting.clear()
         if self._timer is not None:
@@ -222,7 +221,7 @@ class HttpProtocol(Flow):
             self._server.tasks.discard(asyncio.current_task())
 
     def _on_answered(self, cycle: Cycle) -> None:
-        self._answering = None
+        self._answering, self._answered = None, True
         self._server.total_requests += 1
         if not cycle.framing.keep_alive:
             self.close()
@@ -249,9 +248,9 @@ class HttpProtocol(Flow):
         """Know until when the client must have done something: nothing while it waits for us, the rest of what it began, or to ask."""
         if self._answering is not None or self.transport.is_closing():
             self._due, self._owing = math.inf, False
-            self.dispensable.pop(self, None)
+            self.idle.discard(self)
             return
-        self.dispensable.setdefault(self)
+        self.idle.add(self, known=self._answered)
         if not (self._in_head or self._arriving):
             self._expect(self.idle_timeout_s)
             self._owing = False
@@ -339,5 +338,5 @@ def limited(api: ApiSettings, node_name: str) -> type[HttpProtocol]:
         "max_connections": api.max_connections,
     }
     return type(
-        "Protocol", (HttpProtocol,), {**limits, "node_name": node_name.encode("latin-1", "replace"), "batch": Batch(), "dispensable": {}}
+        "Protocol", (HttpProtocol,), {**limits, "node_name": node_name.encode("latin-1", "replace"), "batch": Batch(), "idle": Idle()}
     )

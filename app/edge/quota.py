@@ -51,12 +51,9 @@ class Quota:
     def __init__(self, limits: Limits) -> None:
         self._limits: Mapping[str, Limit] = limits.keys
         self._default = limits.default
+        self.enabled = not all(limit.boundless for limit in (self._default, *self._limits.values()))
         self._principals: dict[str, Account] = {}
         self._addresses: OrderedDict[str, Account] = OrderedDict()
-
-    @property
-    def enabled(self) -> bool:
-        return not self._default.boundless or not all(limit.boundless for limit in self._limits.values())
 
     def admit(self, principal: str, address: str, now: float) -> Account:
         """Count a request of a principal ("": of an address) until the account's ``give_back``. Raises RateLimited."""
