@@ -229,6 +229,14 @@ async def test_real_answers_are_documented_and_every_documented_success_is_met(r
     assert {400, 404, 409, 413, 415, 422} <= {status for *_, status in recorder.seen}
 
 
+async def test_every_operation_with_a_body_wants_it_declared_as_json(recorder: Recorder) -> None:
+    with_body = [of for of, operation in OPERATIONS.items() if "requestBody" in operation]
+    assert len(with_body) > 8
+    for method, path in with_body:
+        await recorder.ask(method, path, {}, {"Content-Type": "text/plain"}, name="assistant", agent="a", session="s", turn_id="t")
+        assert (method, path, 415) in recorder.seen, path
+
+
 async def test_every_operation_but_the_public_ones_needs_a_key(recorder: Recorder) -> None:
     public = {of for of, operation in OPERATIONS.items() if operation.get("security") == []}
     assert {path for _, path in public} == {"/livez", "/readyz", "/v1/health"}
