@@ -209,7 +209,17 @@ async def mistake(recorder: Recorder) -> None:
 
 async def test_real_answers_are_documented_and_every_documented_success_is_met(recorder: Recorder) -> None:
     ask = recorder.ask
-    plain = ("/livez", "/readyz", "/v1/health", "/openapi.json", "/metrics", "/v1/system/status", "/v1/system/doctor", "/v1/mesh/state")
+    plain = (
+        "/livez",
+        "/readyz",
+        "/v1/health",
+        "/openapi.json",
+        "/metrics",
+        "/v1/system/status",
+        "/v1/system/doctor",
+        "/v1/mesh/state",
+        "/v1/metrics",
+    )
     for path in (*plain, "/v1/agents", "/v1/models", "/v1/providers", "/v1/tools", "/v1/tools/builtin"):
         await ask("GET", path)
     await ask("GET", "/metrics", None, {"Accept": "application/openmetrics-text"})
