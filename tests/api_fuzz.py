@@ -21,7 +21,7 @@ NOT_CHECKED = "positive_data_acceptance"
 """Whether all that fits a schema is taken: a name may be of nothing, a number more than a model bears."""
 
 
-THOROUGH = ("--phases", "examples,coverage,fuzzing", "--max-examples", "40")
+THOROUGH = ("--phases", "examples,coverage,fuzzing", "--max-examples", "25")
 THROUGH_GATEWAY = ("--phases", "examples,coverage", "--exclude-path-regex", "^/v1/mesh/")
 
 

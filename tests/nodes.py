@@ -35,6 +35,12 @@ class RunningNode:
                 await self._grown.wait()
         return found[0]
 
+    async def wait_for_more(self, text: str, count: int, timeout_s: float = START_S) -> None:
+        """Until so many more log lines hold ``text`` than do now."""
+        wanted = sum(text in line for line in self.log) + count
+        async with asyncio.timeout(timeout_s), self._grown:
+            await self._grown.wait_for(lambda: sum(text in line for line in self.log) >= wanted)
+
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 

@@ -4,6 +4,7 @@
 """
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -78,6 +79,13 @@ def missing_namespaces() -> str:
     return f"this kernel lets nobody build a network: {done.stderr.strip()}" if done.returncode != 0 else ""
 
 
+def missing_files() -> str:
+    """Why a process cannot open ten thousand connections here, or ""."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    few = hard != resource.RLIM_INFINITY and hard < 11_000
+    return f"a process may open {hard} files here, and 11000 are needed; raise the hard limit (`ulimit -Hn`)" if few else ""
+
+
 LOCKED_DOWN = ("--network", "none", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL")
 
 SUITES = (
@@ -108,7 +116,7 @@ SUITES = (
         missing_engine,
         needs="image",
     ),
-    Suite("hostile", 120, ((*PYTEST, "-m", "hostile"),)),
+    Suite("hostile", 120, ((*PYTEST, "-m", "hostile"),), missing_files),
     Suite("api-fuzz", 90, ((sys.executable, "-m", "tests.api_fuzz"),)),
     Suite("simulation", 420, ((sys.executable, "-m", "tests.mesh.sim", "--seeds", "1000"),)),
     Suite("thirty", 90, ((*PYTEST, "-m", "mesh30"),)),

@@ -19,6 +19,7 @@ from tests.nodes import RunningNode, profile, start
 pytestmark = pytest.mark.hostile
 MIB = 1024 * 1024
 SERVED = ["agents", "inference", "memory", "tools"]
+SERVING = "/v1/tools/execute 200"
 RUN = "/v1/agents/assistant/run"
 POST = b"POST /v1/tools/execute HTTP/1.1\r\nHost: node\r\nContent-Type: application/json\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -70,7 +71,7 @@ async def companion(module: str, *arguments: str) -> AsyncIterator[Process]:
 async def bystander(node: RunningNode) -> AsyncIterator[None]:
     """Somebody who asks all the while and is served."""
     async with companion("bystander", node.url) as process:
-        await node.wait_for_log("/v1/tools/execute 200")
+        await node.wait_for_log(SERVING)
         yield
         told, _ = await asyncio.wait_for(process.communicate(b""), 20)
     found = json.loads(told)
@@ -160,12 +161,14 @@ async def test_bodies_that_drip_give_way_where_the_node_is_full(stage: Stage) ->
 async def test_ten_thousand_idle_connections_and_more_than_may_be_open_keep_nobody_out(stage: Stage) -> None:
     node = await stage.node("full", SERVED)
     async with bystander(node), idlers(node, 10_500):
+        await node.wait_for_more(SERVING, 20)
         assert resident_mb(node) < 600
 
 
 async def test_ten_thousand_half_heads_keep_nobody_out(stage: Stage) -> None:
     node = await stage.node("full", SERVED, api={"max_connections": 2_000})
     async with bystander(node), idlers(node, 10_000, "half"):
+        await node.wait_for_more(SERVING, 20)
         assert resident_mb(node) < 600
 
 
@@ -173,7 +176,7 @@ async def test_a_process_that_may_open_few_files_says_so_and_serves(stage: Stage
     node = await stage.node("full", SERVED, inside=("sh", "-c", 'ulimit -n 400; exec "$@"', "sh"))
     assert "raise `ulimit -n`" in await node.wait_for_log("this process may have 400 files open")
     async with bystander(node), idlers(node, 1_000):
-        pass
+        await node.wait_for_more(SERVING, 20)
 
 
 async def test_clients_that_break_off_leave_nothing_behind(stage: Stage) -> None:
