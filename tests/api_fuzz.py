@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from tests.api import SERVED, environ
 from tests.nodes import RunningNode, profile, start
 
 SEED = 1
-KEYS = {"ASTROMESH_API_KEYS": "node:sk-node,fuzz:sk-fuzz", "ASTROMESH_MESH_KEY": "mesh-key-of-the-fuzz"}
 NOT_CHECKED = "positive_data_acceptance"
 """Whether all that fits a schema is taken: a name may be of nothing, a number more than a model bears."""
 
@@ -28,7 +28,7 @@ THROUGH_GATEWAY = ("--phases", "examples,coverage", "--exclude-path-regex", "^/v
 def fuzz(node: RunningNode, folder: Path, seed: int, options: Sequence[str]) -> int:
     """The exit code of one run against a node."""
     command = [str(Path(sys.executable).parent / "schemathesis"), "run", f"{node.url}/openapi.json"]
-    command += ["--header", "Authorization: Bearer sk-fuzz", "--seed", str(seed), "--generation-database", "none"]
+    command += ["--header", "Authorization: Bearer sk-test", "--seed", str(seed), "--generation-database", "none"]
     command += [*options, "--exclude-checks", NOT_CHECKED, "--continue-on-failure", "--no-color"]
     command += ["--request-timeout", "15", "--max-response-time", "10"]
     return subprocess.run(
@@ -41,9 +41,9 @@ async def run(seed: int) -> list[str]:
     wrong = list[str]()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        services = ["agents", "inference", "memory", "tools"]
-        full = await start(stack, profile(folder / "full.yaml", services, mesh={"enabled": True}), folder / "full", **KEYS)
-        gateway = await start(stack, profile(folder / "gateway.yaml", [], peers={"full": (full.url, services)}), folder / "gateway", **KEYS)
+        keys = environ(folder)
+        full = await start(stack, profile(folder / "full.yaml", SERVED, mesh={"enabled": True}), folder / "full", **keys)
+        gateway = await start(stack, profile(folder / "gateway.yaml", [], peers={"full": (full.url, SERVED)}), folder / "gateway", **keys)
         await gateway.wait_for_log("peer full at")
         for name, node, options in (("gateway", gateway, THROUGH_GATEWAY), ("full", full, THOROUGH)):
             sys.stdout.write(f"\n== the {name}\n")

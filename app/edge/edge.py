@@ -15,7 +15,7 @@ from app.edge import span
 from app.edge.auth import Auth
 from app.edge.cycle import CYCLE
 from app.edge.exchange import SLOWEST_BYTES_S, EndedError, Exchange, too_large
-from app.edge.head import Head, read_head, request_id_of
+from app.edge.head import Head, is_public, read_head, request_id_of
 from app.edge.quota import Quota
 from app.errors import DeadlineExceeded, NodeError, NotBegun, NotFound, RequestTimeout, ShuttingDown
 from app.metrics import Histogram
@@ -182,7 +182,8 @@ class Edge:
             raise NotBegun("This node is shutting down and takes no new work; ask again, another node will answer.")
         if len(self._exchanges) > self._api.max_concurrency and not self._make_room(now):
             raise NotBegun(f"This node is at its limit of {self._api.max_concurrency} requests at once; ask again shortly.")
-        if self._quota.enabled and not head.context.from_peer:  # the node that a client asked has counted it
+        # The node that a client asked has counted it; and what a platform's webhook brings must not be lost.
+        if self._quota.enabled and not head.context.from_peer and not is_public(path):
             exchange.account = self._quota.admit(head.context.principal, scope["client"][0] if scope["client"] else "", now)
 
     def _make_room(self, now: float) -> bool:

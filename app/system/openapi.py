@@ -182,7 +182,7 @@ def _responses(part: Part, content: Mapping[str, Any]) -> Json:
 def _errors(part: Part, content: Mapping[str, Any]) -> list[int]:
     """The statuses of errors that an operation may be answered."""
     found = {*_EVERYWHERE, *content.get("errors", ())}
-    found |= set(_WITH_BODY) if "body" in content else set()
+    found |= set(_WITH_BODY) if "body" in content and not content.get("unchecked") else set()
     found |= set(_FORWARDED) if part.name in SERVICES and SERVICES[part.name].forwarded else set()
-    found -= {401} if content.get("public") else set()
+    found -= {401} - set(content.get("errors", ())) if content.get("public") else set()
     return sorted(found)

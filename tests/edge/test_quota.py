@@ -15,7 +15,7 @@ from app.config.limits import Limit, Limits
 from app.edge import quota
 from app.edge.quota import Quota
 from app.errors import RateLimited
-from tests.edge.services import Worker, telling, tools
+from tests.edge.services import Worker, tell, telling, tools
 from tests.spine import Spine, service
 
 KEYS = {"ASTROMESH_API_KEYS": "node:sk-node,team-a:sk-a,team-b:sk-b"}
@@ -159,6 +159,15 @@ async def test_a_forwarded_request_is_counted_once_where_it_arrives(nodes: Spine
             assert (response.status, response.headers["X-Astromesh-Node"]) == (status, "far" if status == 200 else "near")
     async with client.get(f"{far.url}/v1/tools/x", headers=A) as response:  # what was passed on has taken nothing there
         assert response.status == 200
+
+
+async def test_what_platforms_bring_to_a_webhook_is_not_counted(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    limits = {"default": {"requests_per_minute": 1, "burst": 1}}
+    offered = {"channels": service(Route("/v1/channels/{name}/webhook", tell, methods=["POST"]))}
+    node = await nodes.node("limited", offered, api={"limits": limits}, environ=KEYS)
+    for _ in range(3):
+        async with client.post(f"{node.url}/v1/channels/crm/webhook") as response:
+            assert response.status == 200
 
 
 async def test_what_is_not_allowed_at_all_takes_nothing(nodes: Spine, client: aiohttp.ClientSession) -> None:

@@ -1,5 +1,6 @@
 """/openapi.json: it has every route and no other, shows the schemas that check requests, and real answers are as it says."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -17,6 +18,7 @@ from app.config import load
 from app.node import Node
 from app.services import SERVICES
 from app.system.openapi import document
+from tests.api import KEY, SERVED, VERIFY_TOKEN, environ, signed
 from tests.edge.services import telling
 from tests.nodes import profile, start
 from tests.spine import Spine, spine
@@ -24,8 +26,6 @@ from tests.spine import Spine, spine
 APP = Path(__file__).resolve().parents[2] / "app"
 DOCUMENT: dict[str, Any] = json.loads(document())
 OPERATIONS = {(method.upper(), path): operation for path, methods in DOCUMENT["paths"].items() for method, operation in methods.items()}
-KEY = {"Authorization": "Bearer sk-test"}
-SERVED = ["agents", "inference", "memory", "tools"]
 HELLO = [{"role": "user", "content": "What is 17*23?"}]
 TURN = {"messages": [{"role": "user", "content": "hello"}]}
 HISTORY = "/v1/memory/{agent}/history/{session}"
@@ -58,8 +58,8 @@ async def test_every_route_is_in_the_document_and_every_operation_has_a_route(tm
 
 
 def test_the_path_table_and_the_document_have_the_same_paths() -> None:
-    shapes = {"/".join("{}" if part.startswith("{") else part for part in path.split("/")) for path in DOCUMENT["paths"]}
-    assert shapes == paths._ROUTES
+    described = {path.replace("{box}", box) for path in DOCUMENT["paths"] for box in ("inbox", "outbox")}
+    assert {"/".join("{}" if part.startswith("{") else part for part in path.split("/")) for path in described} == paths._ROUTES
 
 
 @pytest.mark.parametrize("service", [name for name in SERVICES if (APP / "services" / name / "schema.json").exists()])
@@ -166,10 +166,8 @@ class Recorder:
 async def recorder(tmp_path: Path) -> AsyncIterator[Recorder]:
     """A full node in a mesh of its own, with a key."""
     async with AsyncExitStack() as stack:
-        keys = {"ASTROMESH_API_KEYS": "node:sk-node,test:sk-test", "ASTROMESH_MESH_KEY": "mesh-key-of-the-test"}
-        node = await start(
-            stack, profile(tmp_path / "full.yaml", SERVED, api={"max_body_bytes": 4096}, mesh={"enabled": True}), tmp_path / "full", **keys
-        )
+        path = profile(tmp_path / "full.yaml", SERVED, api={"max_body_bytes": 4096}, mesh={"enabled": True}, channels={"max_attempts": 1})
+        node = await start(stack, path, tmp_path / "full", **environ(tmp_path))
         yield Recorder(await stack.enter_async_context(aiohttp.ClientSession()), node.url)
 
 
@@ -188,6 +186,24 @@ async def converse(recorder: Recorder) -> None:
     await ask("PUT", HISTORY + "/turns/{turn_id}", {"messages": [{"role": "user", "content": "other"}]}, turn_id="t1", **demo)
     await ask("DELETE", HISTORY, **demo)
     await ask("GET", HISTORY, **demo)
+
+
+async def correspond(recorder: Recorder) -> None:
+    """A platform's messages, and an operator with a dead letter: nobody is where the answers go."""
+    ask = recorder.ask
+    challenge = f"?hub.mode=subscribe&hub.challenge=42&hub.verify_token={VERIFY_TOKEN}"
+    assert await ask("GET", "/v1/channels/{name}/webhook" + challenge, None, {"Authorization": ""}, name="whatsapp") == b"42"
+    raw = b'{"id": "m-1", "sender": "kim", "text": "What is 17*23?"}'
+    for headers in (signed(raw), {}):
+        await ask("POST", "/v1/channels/{name}/webhook", raw, headers, name="crm")
+    async with asyncio.timeout(20):
+        while not (dead := await ask("GET", "/v1/channels/{name}/{box}?state=dead", name="crm", box="outbox"))["count"]:
+            pass
+    await ask("GET", "/v1/channels/{name}/{box}", name="crm", box="inbox")
+    await ask("GET", "/v1/channels")
+    token = dead["outbox"][0]["token"]
+    for letter in (token, "none"):
+        await ask("POST", "/v1/channels/{name}/{box}/{letter}/retry", None, {}, name="crm", box="outbox", letter=letter)
 
 
 async def mistake(recorder: Recorder) -> None:
@@ -229,6 +245,7 @@ async def test_real_answers_are_documented_and_every_documented_success_is_met(r
     for encoding in ("float", "base64"):
         await ask("POST", "/v1/embeddings", {"input": "hello", "encoding_format": encoding})
     await converse(recorder)
+    await correspond(recorder)
     await mistake(recorder)
     await ask("POST", "/v1/mesh/leave", {"node_id": "self"})
     await ask("GET", "/v1/system/status")
@@ -240,7 +257,7 @@ async def test_real_answers_are_documented_and_every_documented_success_is_met(r
 
 
 async def test_every_operation_with_a_body_wants_it_declared_as_json(recorder: Recorder) -> None:
-    with_body = [of for of, operation in OPERATIONS.items() if "requestBody" in operation]
+    with_body = [of for of, operation in OPERATIONS.items() if "requestBody" in operation and "415" in operation["responses"]]
     assert len(with_body) > 8
     for method, path in with_body:
         await recorder.ask(method, path, {}, {"Content-Type": "text/plain"}, name="assistant", agent="a", session="s", turn_id="t")
@@ -249,7 +266,7 @@ async def test_every_operation_with_a_body_wants_it_declared_as_json(recorder: R
 
 async def test_every_operation_but_the_public_ones_needs_a_key(recorder: Recorder) -> None:
     public = {of for of, operation in OPERATIONS.items() if operation.get("security") == []}
-    assert {path for _, path in public} == {"/livez", "/readyz", "/v1/health"}
+    assert {path for _, path in public} == {"/livez", "/readyz", "/v1/health", "/v1/channels/{name}/webhook"}
     for method, path in OPERATIONS.keys() - public:
         await recorder.ask(method, path, {} if method in ("POST", "PUT") else None, {"Authorization": "Bearer wrong"})
         assert (method, path, 401) in recorder.seen
