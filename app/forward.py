@@ -183,7 +183,8 @@ class Forwarder:
                 self._peers.failed(peer, str(error))
                 raise _NotBegun(str(error)) from error
             raise _Lost(str(error)) from error
-        if answer.status == 401:  # it does not believe this node; the client has done nothing wrong
+        # It does not believe this node; the client has done nothing wrong. A service's own 401, of an unsigned webhook, is an answer.
+        if answer.status == 401 and answer.header(b"x-astromesh-not-admitted"):
             answer.close()
             self._peers.failed(peer, f"it does not take this node's word; {self._client.credentials.remedy}")
             raise _NotBegun(peer.reason)

@@ -274,7 +274,7 @@ async def test_a_begun_request_that_is_not_safe_to_repeat_ends_in_peer_lost(node
 
 
 async def doubt(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.write(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}")
+    writer.write(b"HTTP/1.1 401 Unauthorized\r\nX-Astromesh-Not-Admitted: 1\r\nContent-Length: 2\r\n\r\n{}")
 
 
 async def test_a_peer_that_does_not_believe_this_node_is_passed_over_and_no_clients_key_is_blamed(

@@ -17,7 +17,7 @@ from app.edge.cycle import CYCLE
 from app.edge.exchange import SLOWEST_BYTES_S, EndedError, Exchange, too_large
 from app.edge.head import Head, is_public, read_head, request_id_of
 from app.edge.quota import Quota
-from app.errors import DeadlineExceeded, NodeError, NotBegun, NotFound, RequestTimeout, ShuttingDown
+from app.errors import DeadlineExceeded, NodeError, NotBegun, NotFound, RequestTimeout, ShuttingDown, Unauthorized
 from app.metrics import Histogram
 from app.tracing import OFF, UNRECORDED, Recorder
 
@@ -29,6 +29,8 @@ _WATCHED = _PROBES | {"/v1/system/status", *(f"/v1/mesh/{kind}" for kind in ("st
 
 
 ROOM_S = 0.1
+NOT_ADMITTED = "X-Astromesh-Not-Admitted"
+"""Tells a node that is refused from one whose client is."""
 
 
 class HeaderTooLarge(NodeError):
@@ -143,7 +145,11 @@ class Edge:
 
     async def _answer(self, exchange: Exchange, scope: Scope, request_id: str) -> None:
         loop = asyncio.get_running_loop()
-        head = read_head(scope, request_id, self._auth, self._api.deadline_s, loop, self._recorder)
+        try:
+            head = read_head(scope, request_id, self._auth, self._api.deadline_s, loop, self._recorder)
+        except Unauthorized as error:
+            error.headers[NOT_ADMITTED] = "1"
+            raise
         exchange.principal = head.context.principal
         if head.context.from_peer:
             exchange.answer_headers.append((b"x-astromesh-load", str(len(self._exchanges) - 1).encode()))

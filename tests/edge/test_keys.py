@@ -5,13 +5,17 @@ from typing import Any
 
 import aiohttp
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from app.config.settings import ApiKey
 from app.edge.auth import Auth
 from app.edge.head import is_public
+from app.errors import Unauthorized
 from app.node import Node
 from tests.edge.services import telling
-from tests.spine import Spine
+from tests.spine import Spine, service
 
 KEYS = {"ASTROMESH_API_KEYS": "node:sk-node,team-a:sk-a,team-b:sk-b"}
 
@@ -154,3 +158,20 @@ async def test_a_peer_that_has_another_first_key_is_not_used_and_named(nodes: Sp
         error = (await response.json())["error"]
         assert (response.status, error["code"]) == (503, "service_unavailable")
         assert "the first of ASTROMESH_API_KEYS must be the same" in error["message"]
+
+
+async def test_a_401_of_the_service_itself_goes_to_the_client_and_says_nothing_about_its_node(
+    nodes: Spine, client: aiohttp.ClientSession
+) -> None:
+    async def unsigned(request: Request) -> Response:
+        raise Unauthorized("The header X-Signature is missing; sign the body.")
+
+    far = await nodes.node("far", {**telling(), "channels": service(Route("/v1/channels/{name}/webhook", unsigned, methods=["POST"]))})
+    near = await nodes.node("near", peers={"far": (far.url, ["channels", "tools"])})
+    async with client.post(f"{near.url}/v1/channels/crm/webhook") as response:
+        assert (response.status, response.headers["X-Astromesh-Node"]) == (401, "far")
+        assert "X-Signature" in (await response.json())["error"]["message"]
+    [peer] = near.peers.all()
+    assert (peer.state, peer.reason) == ("up", "")
+    async with client.get(f"{near.url}/v1/tools/x") as response:
+        assert response.status == 200
