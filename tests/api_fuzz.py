@@ -22,7 +22,7 @@ NOT_CHECKED = "positive_data_acceptance"
 
 
 THOROUGH = ("--phases", "examples,coverage,fuzzing", "--max-examples", "25")
-THROUGH_GATEWAY = ("--phases", "examples,coverage", "--exclude-path-regex", "^/v1/mesh/")
+THROUGH_GATEWAY = ("--phases", "examples,coverage", "--max-examples", "10", "--exclude-path-regex", "^/v1/mesh/")
 
 
 def fuzz(node: RunningNode, folder: Path, seed: int, options: Sequence[str]) -> int:
