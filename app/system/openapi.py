@@ -70,17 +70,18 @@ class Part:
     def schemas(self) -> Iterator[tuple[str, Any]]:
         for kind in ("requests", "answers"):
             for name, schema in self.content.get(kind, {}).items():
-                yield f"{self.name}.{name}", self._moved(schema)
+                yield f"{self.name}.{name}", self._moved(schema, f"#/components/schemas/{self.name}.{name}")
 
-    def _moved(self, schema: Any) -> Any:
-        """The schema with its references to others of its file turned into those of the document."""
+    def _moved(self, schema: Any, to: str) -> Any:
+        """The schema with its references, within itself or to others of its file, turned into those of the document."""
         if isinstance(schema, list):
-            return [self._moved(each) for each in schema]
+            return [self._moved(each, to) for each in schema]
         if not isinstance(schema, Mapping):
             return schema
-        moved = {key: self._moved(value) for key, value in schema.items()}
-        if isinstance(schema.get("$ref"), str):
-            moved["$ref"] = re.sub(r"^#/(requests|answers)/", f"#/components/schemas/{self.name}.", schema["$ref"])
+        moved = {key: self._moved(value, to) for key, value in schema.items()}
+        if isinstance(reference := schema.get("$ref"), str):
+            moved["$ref"] = re.sub(r"^#/(requests|answers)/", f"#/components/schemas/{self.name}.", reference)
+            moved["$ref"] = re.sub(r"^#/\$defs/", f"{to}/$defs/", moved["$ref"])
         return moved
 
 

@@ -65,7 +65,9 @@ def test_the_path_table_and_the_document_have_the_same_paths() -> None:
 @pytest.mark.parametrize("service", [name for name in SERVICES if (APP / "services" / name / "schema.json").exists()])
 def test_the_schemas_of_requests_are_those_that_check_them(service: str) -> None:
     requests = json.loads((APP / "services" / service / "schema.json").read_bytes())["requests"]
-    assert {name: DOCUMENT["components"]["schemas"][f"{service}.{name}"] for name in requests} == requests
+    for name, schema in requests.items():
+        shown = json.dumps(DOCUMENT["components"]["schemas"][f"{service}.{name}"])
+        assert json.loads(shown.replace(f"#/components/schemas/{service}.{name}/$defs/", "#/$defs/")) == schema
 
 
 def references(value: Any) -> Iterator[str]:
