@@ -186,6 +186,11 @@ async def converse(recorder: Recorder) -> None:
     for _ in range(2):
         await ask("PUT", HISTORY + "/turns/{turn_id}", TURN, turn_id="t1", **demo)
     await ask("PUT", HISTORY + "/turns/{turn_id}", {"messages": [{"role": "user", "content": "other"}]}, turn_id="t1", **demo)
+    record = {"token": "t", "fingerprint": "0" * 64, "state": "running"}
+    for state in ("running", "done", "done"):
+        await ask("PUT", "/v1/memory/{agent}/runs/{session}/{key}", {**record, "state": state}, key="1" * 64, **demo)
+    await ask("POST", "/v1/agents/{name}/run", {"query": "x"}, {"Idempotency-Key": "k"}, name="assistant")
+    await ask("POST", "/v1/agents/{name}/run", {"query": "y"}, {"Idempotency-Key": "k"}, name="assistant")
     await ask("DELETE", HISTORY, **demo)
     await ask("GET", HISTORY, **demo)
 
@@ -262,7 +267,9 @@ async def test_every_operation_with_a_body_wants_it_declared_as_json(recorder: R
     with_body = [of for of, operation in OPERATIONS.items() if "requestBody" in operation and "415" in operation["responses"]]
     assert len(with_body) > 8
     for method, path in with_body:
-        await recorder.ask(method, path, {}, {"Content-Type": "text/plain"}, name="assistant", agent="a", session="s", turn_id="t")
+        await recorder.ask(
+            method, path, {}, {"Content-Type": "text/plain"}, name="assistant", agent="a", session="s", turn_id="t", key="0" * 64
+        )
         assert (method, path, 415) in recorder.seen, path
 
 
