@@ -180,7 +180,9 @@ async def converse(recorder: Recorder) -> None:
         for model in ("default", "agent/assistant"):
             await ask("POST", "/v1/chat/completions", {"model": model, "messages": HELLO, "stream": stream})
         accept = {"Accept": "text/event-stream"} if stream else {}
-        await ask("POST", "/v1/agents/{name}/run", {"query": "What is 17*23?", "session_id": "demo"}, accept, name="assistant")
+        run = await ask("POST", "/v1/agents/{name}/run", {"query": "What is 17*23?", "session_id": "demo"}, accept, name="assistant")
+        if not stream:
+            await ask("GET", "/v1/traces/{trace_id}", trace_id=run["trace"]["trace_id"])
     await ask("GET", HISTORY + "?max_turns=1", **demo)
     await ask("POST", HISTORY, TURN, **demo)
     for _ in range(2):
@@ -243,7 +245,7 @@ async def test_real_answers_are_documented_and_every_documented_success_is_met(r
         "/v1/mesh/state",
         "/v1/metrics",
     )
-    for path in (*plain, "/v1/agents", "/v1/models", "/v1/providers", "/v1/tools", "/v1/tools/builtin"):
+    for path in (*plain, "/v1/traces", "/v1/agents", "/v1/models", "/v1/providers", "/v1/tools", "/v1/tools/builtin"):
         await ask("GET", path)
     await ask("GET", "/metrics", None, {"Accept": "application/openmetrics-text"})
     await ask("GET", "/v1/agents/{name}", name="assistant")
