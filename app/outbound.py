@@ -1,27 +1,36 @@
 """HTTP from tools to the world: an address is checked when the connection to it is made, and every redirect anew.
 
-What is checked is what is connected to: the resolver hands over only addresses that may be reached, so that a name which changes its
-address in between (DNS rebinding) gains nothing. No proxy, no cookies, nothing of the node's own credentials goes along.
+What is checked is what is connected to: no socket is made for an address that may not be reached, however it was written or resolved, so
+that a name which changes its address in between (DNS rebinding) gains nothing. No proxy, no cookies, none of the node's own credentials.
 """
 
 import asyncio
 import ipaddress
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
+from aiohttp import AddrInfoType
 from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
 
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 CONNECT_TIMEOUT_S = 10.0
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_UNCHECKED_HEADERS = frozenset(
-    ("host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer", "expect", "proxy-authorization")
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+_SPECIAL = tuple(map(ipaddress.ip_network, ("168.63.129.16/32", "192.0.0.0/24", "192.88.99.0/24", "3fff::/20")))
+"""Global to Python, or to some versions of it: the metadata services of Azure and Oracle, relays for 6to4, and documentation."""
+_OF_THE_CONNECTION = frozenset(
+    ("host", "content-length", "transfer-encoding", "connection", "keep-alive", "upgrade", "te", "trailer", "expect")
 )
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}")  # RFC 9110, 5.6.2
+_UNSENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -39,30 +48,31 @@ class Destinations:
     networks: tuple[Network, ...] = ()
     remedy: str = ""
 
-    def check(self, url: str) -> None:
-        """Raises OutboundError for a URL that may not be asked, whatever its host's address is."""
+    def check(self, text: str) -> URL:
+        """The URL, as the client reads it. Raises OutboundError for one that may not be asked, whatever its host's address is."""
         try:
-            parts = urlsplit(url)
-            host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+            url = URL(text)
+            host, port = url.raw_host or "", url.port
         except ValueError as error:
-            raise OutboundError(f"{url[:200]!r} is no URL: {error}.") from None
-        if parts.scheme not in ("http", "https") or not host:
-            raise OutboundError(f"{url[:200]!r} is no http or https URL; write one like https://example.org/path.")
-        if parts.username is not None or parts.password is not None:
+            raise OutboundError(f"{text[:200]!r} is no URL: {error}.") from None
+        if url.scheme not in ("http", "https") or not host or port is None:
+            raise OutboundError(f"{text[:200]!r} is no http or https URL; write one like https://example.org/path.")
+        if url.user is not None or url.password is not None:
             raise OutboundError("A URL with a user or password in it is not asked; send an Authorization header.")
         if not any(_matches(host, port, pattern) for pattern in self.hosts):
             allowed = ", ".join(self.hosts) or "none"
             raise OutboundError(f"The host {host}:{port} may not be asked; allowed is {allowed}. {self.remedy}".rstrip())
         if address := _literal(host):
             self.check_address(host, address)
+        return url
 
     def check_address(self, host: str, address: Address) -> None:
         """Raises OutboundError for an address that is not public and in none of the networks."""
         meant = _embedded(address)
-        if not any(each in network for each in {address, meant} for network in self.networks if each.version == network.version) and not (
-            meant.is_global and not meant.is_multicast
-        ):
-            raise OutboundError(f"{host} is at {address}, which is not a public address, so it is not asked. {self.remedy}".rstrip())
+        if _is_public(meant) or any(each in network for each in (address, meant) for network in self.networks):
+            return
+        told = f"{address} is" if host == str(address) else f"{host} is at {address}, which is"
+        raise OutboundError(f"{told} not a public address, so it is not asked. {self.remedy}".rstrip())
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,14 @@ class Response:
     body: bytes
     charset: str
     truncated: bool
+
+    def text(self) -> str:
+        """The body as text; what is none is said to be none."""
+        try:
+            text = self.body.decode(self.charset, "replace")
+        except (LookupError, ValueError):  # an unknown charset, or one that is no plain one, such as idna
+            text = self.body.decode("utf-8", "replace")
+        return f"[{len(self.body)} bytes that are no text]" if "\0" in text[:1024] else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +110,8 @@ class Request:
 
 async def ask(request: Request, destinations: Destinations) -> Response:
     """Make the request and return its answer. Raises OutboundError."""
-    connector = aiohttp.TCPConnector(resolver=_Checked(destinations), use_dns_cache=False, force_close=True)
+    resolver, sockets = _Checked(destinations), partial(_socket, destinations)
+    connector = aiohttp.TCPConnector(resolver=resolver, socket_factory=sockets, use_dns_cache=False, force_close=True)
     times = aiohttp.ClientTimeout(total=request.timeout_s, connect=CONNECT_TIMEOUT_S)
     options: dict[str, Any] = {"timeout": times, "cookie_jar": aiohttp.DummyCookieJar(), "trust_env": False, "auto_decompress": True}
     try:
@@ -113,18 +132,21 @@ async def ask(request: Request, destinations: Destinations) -> Response:
 async def _follow(session: aiohttp.ClientSession, request: Request, destinations: Destinations) -> Response:
     method, url, headers, body = request.method, request.url, _sendable(request.headers), request.body
     for followed in range(request.max_redirects + 1):
-        destinations.check(url)
-        async with session.request(method, url, headers=headers, data=body, allow_redirects=False) as answer:
+        checked = destinations.check(url)
+        async with session.request(method, checked, headers=headers, data=body, allow_redirects=False) as answer:
             target = answer.headers.get("Location")
             if answer.status not in REDIRECTS or target is None or not request.max_redirects:
                 return await _read(answer, request.max_bytes)
             if followed == request.max_redirects:
                 break
             there = urljoin(url, target)
-            if answer.status == 303 or (answer.status in (301, 302) and method == "POST"):
+            dropped = set[str]()
+            if (answer.status == 303 and method != "HEAD") or (answer.status in (301, 302) and method == "POST"):
                 method, body = "GET", None
+                dropped |= {"content-type", "content-encoding"}
             if urlsplit(there)[:2] != urlsplit(url)[:2]:  # another origin gets no credentials of this one
-                headers = {name: value for name, value in headers.items() if name.lower() not in ("authorization", "cookie")}
+                dropped |= {"authorization", "cookie"}
+            headers = {name: value for name, value in headers.items() if name.lower() not in dropped}
             url = there
     raise OutboundError(f"{_shown(request.url)} redirects more than {request.max_redirects} times.")
 
@@ -165,6 +187,16 @@ class _Checked(AbstractResolver):
         """There is nothing to let go of."""
 
 
+def _socket(destinations: Destinations, info: AddrInfoType) -> socket.socket:
+    """The socket for a connection to an address; the client takes addresses in a URL, in whatever digits, past its resolver."""
+    family, kind, proto, _, address = info
+    try:
+        destinations.check_address(str(address[0]), ipaddress.ip_address(str(address[0]).partition("%")[0]))
+    except OutboundError as error:
+        raise OSError(str(error)) from error
+    return socket.socket(family, kind, proto)
+
+
 def parse_network(text: str) -> Network:
     """A network like 10.0.0.0/8, or one address; raises ValueError."""
     return ipaddress.ip_network(text, strict=False)
@@ -172,9 +204,9 @@ def parse_network(text: str) -> Network:
 
 def host_of(url: str) -> str:
     """The host and port of a URL, as a pattern of Destinations."""
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    return f"[{parts.hostname}]:{port}" if ":" in (parts.hostname or "") else f"{parts.hostname}:{port}"
+    parsed = URL(url)
+    host = parsed.raw_host or ""
+    return f"[{host}]:{parsed.port}" if ":" in host else f"{host}:{parsed.port}"
 
 
 def anywhere() -> tuple[Network, ...]:
@@ -211,12 +243,18 @@ def _embedded(address: Address) -> Address:
     return address
 
 
+def _is_public(address: Address) -> bool:
+    if any(address in network for network in _SPECIAL) or address.is_multicast or not address.is_global:
+        return False
+    return address.version == 4 or address in _GLOBAL_UNICAST
+
+
 def _sendable(headers: Mapping[str, str]) -> dict[str, str]:
     for name, value in headers.items():
-        if name.lower() in _UNCHECKED_HEADERS:
-            raise OutboundError(f"The header {name} is not sent: it belongs to the connection.")
-        if not name.replace("-", "").replace("_", "").isalnum() or any(each in value for each in "\r\n\0"):
-            raise OutboundError(f"The header {name[:80]!r} cannot be sent as it is.")
+        if name.lower() in _OF_THE_CONNECTION or name.lower().startswith("proxy-"):
+            raise OutboundError(f"The header {name[:80]} is not sent: it belongs to the connection; leave it out.")
+        if not _TOKEN.fullmatch(name) or _UNSENDABLE.search(value):
+            raise OutboundError(f"The header {name[:80]!r} cannot be sent: it has characters that no header has.")
     return {"User-Agent": "astromesh", **headers}
 
 

@@ -1,6 +1,7 @@
 """What tools may reach: real servers of loopback, which is allowed here by name, and a resolver that changes its mind."""
 
 import asyncio
+import gzip
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,6 +12,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response, S
 from starlette.routing import Route, Router
 
 from app.outbound import Destinations, OutboundError, Request, ask, parse_network
+from app.outbound import Response as Answer
 from tests.support import serve
 
 LOOPBACK = (parse_network("127.0.0.0/8"),)
@@ -24,8 +26,8 @@ class Server:
         self.target = ""
 
     def app(self) -> Router:
-        routes = [("/text", self.text), ("/away", self.away), ("/endless", self.endless), ("/silent", self.silent), ("/loop", self.loop)]
-        return Router([Route(path, self.noted(handler), methods=["GET", "POST"]) for path, handler in routes])
+        pages = (self.text, self.away, self.endless, self.stalled, self.packed, self.silent, self.loop)
+        return Router([Route(f"/{page.__name__}", self.noted(page), methods=["GET", "POST"]) for page in pages])
 
     def noted(self, handler: Any) -> Any:
         async def note(request: Asked) -> Response:
@@ -50,6 +52,16 @@ class Server:
                 yield b"x" * 1024
 
         return StreamingResponse(body(), media_type="text/plain")
+
+    async def stalled(self, request: Asked) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            yield b"begun"
+            await asyncio.Event().wait()
+
+        return StreamingResponse(body(), media_type="text/plain")
+
+    async def packed(self, request: Asked) -> Response:
+        return Response(gzip.compress(b"0" * 20_000_000), headers={"Content-Encoding": "gzip"}, media_type="text/plain")
 
     async def silent(self, request: Asked) -> Response:
         await asyncio.Event().wait()
@@ -93,6 +105,14 @@ async def test_an_allowed_host_is_asked_and_answers(server: Server) -> None:
         "http://224.0.0.1:1/",
         "http://[fe80::1]:1/",
         "http://[fd00::1]:1/",
+        "http://[fec0::1]:1/",
+        "http://[::127.0.0.1]:1/",
+        "http://[64:ff9b:1::7f00:1]:1/",
+        "http://168.63.129.16:80/metadata",
+        "http://192.0.0.192:80/latest/meta-data",
+        "http://\uff11\uff12\uff17.0.0.1:1/",
+        "http://127。0。0。1:1/",
+        "http://ⓛocalhost:1/",
     ],
 )
 async def test_what_is_not_public_is_not_asked_however_it_is_written(url: str) -> None:
@@ -106,6 +126,8 @@ async def test_what_is_not_public_is_not_asked_however_it_is_written(url: str) -
         ("http://other.example:80/", "may not be asked; allowed is api.example, .*Ask the operator"),
         ("http://api.example:8080/", "may not be asked"),
         ("http://api.example@evil.example/", "user or password"),
+        ("http://evil.example\\@api.example/", "is no URL"),
+        ("http://\uff41\uff50\uff49.example.evil/", "may not be asked"),
         ("http://evil.example/#@api.example", "may not be asked"),
         ("file:///etc/passwd", "no http or https URL"),
         ("http:///x", "no http or https URL"),
@@ -127,30 +149,64 @@ def test_a_pattern_matches_parts_of_a_name_and_the_usual_ports() -> None:
             allowed.check(url)
 
 
-async def test_a_name_that_changes_its_address_is_asked_at_the_checked_one_or_not_at_all(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """DNS rebinding: public when it is looked at, loopback when it is connected to."""
-    asked = list[str]()
-    loop = asyncio.get_running_loop()
-    true = loop.getaddrinfo
+class Names:
+    """A resolver of ``rebind.example``: the first question gets the first answer, and so on; the last one is repeated."""
 
-    async def rebinding(host: str, port: Any, **options: Any) -> Any:
-        asked.append(host)
-        address = "93.184.216.34" if len(asked) % 2 else "127.0.0.1"
-        return (
-            [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
-            if host == "rebind.example"
-            else await true(host, port, **options)
-        )
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> None:
+        self.answers, self.asked = list(answers), 0
+        loop = asyncio.get_running_loop()
+        true = loop.getaddrinfo
 
-    monkeypatch.setattr(loop, "getaddrinfo", rebinding)
+        async def resolve(host: str, port: Any, **options: Any) -> Any:
+            if host != "rebind.example":
+                return await true(host, port, **options)
+            self.asked += 1
+            addresses = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+        monkeypatch.setattr(loop, "getaddrinfo", resolve)
+
+
+async def test_a_name_that_changes_its_address_is_asked_at_the_checked_one(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DNS rebinding: a good address when it is looked at, a bad one if it is looked up again to connect."""
+    names = Names(monkeypatch, ["127.0.0.1"], ["127.0.0.2"])
     async with serve(server.app()) as url:
         port = url.rpartition(":")[2]
-        asked.append("an answer before")
-        with pytest.raises(OutboundError, match=r"rebind.example is at 127.0.0.1, which is not a public address"):
-            await ask(Request("GET", f"http://rebind.example:{port}/text"), Destinations((f"rebind.example:{port}",)))
-    assert not server.asked
+        allowed = Destinations((f"rebind.example:{port}",), (parse_network("127.0.0.1/32"),))
+        assert (await ask(Request("GET", f"http://rebind.example:{port}/text"), allowed)).body == b"hello"
+        assert names.asked == 1
+        with pytest.raises(OutboundError, match=r"rebind.example is at 127.0.0.2, which is not a public address"):
+            await ask(Request("GET", f"http://rebind.example:{port}/text"), allowed)
+    assert [headers["host"] for _, _, headers, _ in server.asked] == [f"rebind.example:{port}"]
+
+
+async def test_a_redirect_to_a_name_that_has_changed_its_address_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    Names(monkeypatch, ["127.0.0.1"], ["127.0.0.2"])
+    async with serve(server.app()) as url:
+        port = url.rpartition(":")[2]
+        server.target = f"http://rebind.example:{port}/text"
+        allowed = Destinations((f"rebind.example:{port}",), (parse_network("127.0.0.1/32"),))
+        with pytest.raises(OutboundError, match=r"rebind.example is at 127.0.0.2"):
+            await ask(Request("GET", f"http://rebind.example:{port}/away", max_redirects=1), allowed)
+    assert [path for _, path, _, _ in server.asked] == ["/away"]
+
+
+async def test_of_a_names_addresses_only_the_allowed_are_asked(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    Names(monkeypatch, ["127.0.0.2", "127.0.0.1"])
+    async with serve(server.app()) as url:
+        port = url.rpartition(":")[2]
+        allowed = Destinations((f"rebind.example:{port}",), (parse_network("127.0.0.1/32"),))
+        assert (await ask(Request("GET", f"http://rebind.example:{port}/text"), allowed)).body == b"hello"
+
+
+async def test_a_proxy_of_the_environment_is_not_asked(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = Server()
+    async with serve(server.app()) as url, serve(proxy.app()) as there:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, there)
+        monkeypatch.delenv("no_proxy", raising=False)
+        assert (await ask(Request("GET", f"{url}/text"), allowing(url))).body == b"hello"
+    assert not proxy.asked
 
 
 async def test_a_redirect_is_checked_like_a_request(server: Server) -> None:
@@ -170,13 +226,14 @@ async def test_credentials_do_not_follow_a_redirect_to_another_origin(server: Se
     async with serve(server.app()) as url, serve(other.app()) as there:
         server.target = f"{there}/text"
         both = Destinations((url.removeprefix("http://"), there.removeprefix("http://")), LOOPBACK)
-        headers = {"Authorization": "Bearer secret", "X-Own": "1"}
+        headers = {"Authorization": "Bearer secret", "X-Own": "1", "Content-Type": "text/plain"}
         await ask(Request("POST", f"{url}/away?status=307", headers, b"x", max_redirects=1), both)
         await ask(Request("POST", f"{url}/away?status=303", headers, b"x", max_redirects=1), both)
     kept, changed = other.asked
     assert "authorization" not in kept[2]
     assert (kept[0], kept[3], kept[2]["x-own"]) == ("POST", b"x", "1")
-    assert (changed[0], changed[3]) == ("GET", b"")
+    assert kept[2]["content-type"] == "text/plain"
+    assert (changed[0], changed[3], changed[2].get("content-type")) == ("GET", b"", None)
 
 
 async def test_redirects_in_a_circle_end(server: Server) -> None:
@@ -191,6 +248,29 @@ async def test_an_endless_answer_is_cut_and_a_silent_server_is_given_up(server: 
         assert (len(answer.body), answer.truncated) == (5_000, True)
         with pytest.raises(OutboundError, match=r"did not answer within 0.2 s"):
             await ask(Request("GET", f"{url}/silent", timeout_s=0.2), allowing(url))
+        with pytest.raises(OutboundError, match=r"did not answer within 0.2 s"):
+            await ask(Request("GET", f"{url}/stalled", timeout_s=0.2), allowing(url))
+
+
+async def test_a_small_body_that_unpacks_to_a_large_one_is_cut(server: Server) -> None:
+    async with serve(server.app()) as url:
+        answer = await ask(Request("GET", f"{url}/packed", max_bytes=5_000), allowing(url))
+    assert (answer.body, answer.truncated) == (b"0" * 5_000, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "charset", "text"),
+    [
+        (b"sch\xf6n", "iso-8859-1", "schön"),
+        ("schön".encode("utf-16"), "utf-16", "schön"),
+        (b"sch\xf6n", "utf-8", "sch\ufffdn"),
+        (b"text", "no-such-charset", "text"),
+        (b"text", "idna", "text"),
+        (b"\x89PNG\0", "utf-8", "[5 bytes that are no text]"),
+    ],
+)
+def test_a_body_is_told_as_text_whatever_it_says_it_is(body: bytes, charset: str, text: str) -> None:
+    assert Answer(200, "http://x/", {}, body, charset, truncated=False).text() == text
 
 
 async def test_nobody_there_is_an_error_that_names_the_server() -> None:
@@ -201,7 +281,18 @@ async def test_nobody_there_is_an_error_that_names_the_server() -> None:
             await ask(Request("GET", f"http://127.0.0.1:{port}/secret-path"), Destinations((f"127.0.0.1:{port}",), LOOPBACK))
 
 
-@pytest.mark.parametrize("headers", [{"Host": "other"}, {"Content-Length": "1"}, {"X-A": "a\r\nX-B: b"}, {"Bad Name": "x"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "other"},
+        {"Content-Length": "1"},
+        {"Keep-Alive": "1"},
+        {"Proxy-Authorization": "x"},
+        {"X-A": "a\r\nX-B: b"},
+        {"Bad Name": "x"},
+        {"é": "x"},
+    ],
+)
 async def test_headers_of_the_connection_and_broken_ones_are_not_sent(server: Server, headers: dict[str, str]) -> None:
     async with serve(server.app()) as url:
         with pytest.raises(OutboundError):

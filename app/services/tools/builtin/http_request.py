@@ -1,7 +1,7 @@
 """``http_request``: ask a web server that the operator allowed (``spec.tools.http_request.allow``)."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -28,7 +28,6 @@ class HttpRequestSettings:
 class HttpRequest:
     settings: HttpRequestSettings = field(default_factory=HttpRequestSettings)
     name: ClassVar[str] = "http_request"
-    description: ClassVar[str] = "Ask a web server over HTTP and read its answer. Only some hosts are allowed; a refusal names them."
     parameters: ClassVar[Mapping[str, Any]] = {
         "type": "object",
         "additionalProperties": False,
@@ -41,6 +40,10 @@ class HttpRequest:
             "body": {"type": "string", "maxLength": 262144, "description": "A text to send as it is."},
         },
     }
+
+    @property
+    def description(self) -> str:
+        return f"Ask a web server over HTTP and read its answer. Allowed hosts: {_some(self.settings.allow)}."
 
     @property
     def unavailable(self) -> str:
@@ -63,7 +66,7 @@ class HttpRequest:
         except OutboundError as error:
             raise ToolError(str(error)) from None
         shown = {name.lower(): value for name, value in answer.headers.items() if name.lower() in _HEADERS_SHOWN}
-        result = {"status": answer.status, "url": answer.url, "headers": shown, "body": _text(answer.body, answer.charset)}
+        result = {"status": answer.status, "url": answer.url, "headers": shown, "body": answer.text()}
         return result | ({"truncated": True} if answer.truncated else {})
 
 
@@ -79,14 +82,9 @@ def _body(arguments: Mapping[str, Any]) -> tuple[dict[str, str], bytes | None]:
     return headers, arguments["body"].encode("utf-8", "backslashreplace") if "body" in arguments else None
 
 
-def _text(body: bytes, charset: str) -> str:
-    """The body as text; what is none is said to be none."""
-    if b"\0" in body[:1024]:
-        return f"[{len(body)} bytes that are no text]"
-    try:
-        return body.decode(charset, "replace")
-    except LookupError:
-        return body.decode("utf-8", "replace")
+def _some(allowed: Sequence[str]) -> str:
+    """For a model's context, where a hundred hosts are too many."""
+    return ", ".join(allowed[:20]) + (", and others" if len(allowed) > 20 else "") if allowed else "none"
 
 
 def settings_of(section: Mapping[str, Any]) -> HttpRequestSettings:
