@@ -48,6 +48,11 @@ class Registry:
     def describe(self) -> list[dict[str, Any]]:
         return [_row(tool) for tool in self._tools.values()]
 
+    def trouble(self) -> str:
+        """What is wrong with the configuration of tools that are on, "" when nothing is. Blocks."""
+        told = {name: tool.trouble() for name, tool in self._tools.items() if hasattr(tool, "trouble")}
+        return "; ".join(f"{name}: {text}" for name, text in told.items() if text)
+
     async def execute(self, name: str, arguments: Mapping[str, Any]) -> Outcome:
         """Run one tool. Raises ToolNotFound, or InvalidBody for arguments that do not fit; what the tool itself cannot do is an Outcome."""
         if name not in self._tools:
@@ -74,7 +79,9 @@ class Registry:
                 raise
             raise ToolError(f"{tool.name} took longer than {limit_s:g} s (spec.tools.execute_timeout_s); ask for less.") from None
         try:
-            size = len(json.dumps(result, allow_nan=False))
+            size = len(json.dumps(result, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace"))  # as it is sent
+        except RecursionError:
+            raise ToolError(f"{tool.name} gave a result that is nested too deeply for JSON; ask for less.") from None
         except (TypeError, ValueError) as error:
             raise ToolError(f"{tool.name} gave a result that JSON cannot carry: {error}.") from None
         if size > limit:

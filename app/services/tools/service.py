@@ -1,5 +1,6 @@
 """The tools service: the builtin tools, over their paths."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -35,4 +36,7 @@ class Tools:
         tools = self._registry.describe()
         names = ", ".join(tool["name"] for tool in tools if tool["available"])
         off = "".join(f"; {tool['name']} is off: {tool['reason']}" for tool in tools if not tool["available"])
-        return {"tools": Check("ok", f"there is {names}{off}")}
+        checks = {"tools": Check("ok", f"there is {names}{off}")}
+        if trouble := await asyncio.to_thread(self._registry.trouble):
+            checks["tools.configuration"] = Check("degraded", trouble)
+        return checks

@@ -11,7 +11,8 @@ class ToolError(Exception):
 class Tool(Protocol):
     """``parameters`` is a JSON Schema (2020-12) of an object without additional properties; ``run`` gets arguments that fit it.
 
-    A tool that needs configuration says in ``unavailable`` what is missing, "" when nothing is.
+    A tool that needs configuration says in ``unavailable`` what is missing, and in ``trouble()``, which may block, what is wrong with what
+    there is; "" when nothing is.
     """
 
     @property

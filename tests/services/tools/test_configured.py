@@ -1,18 +1,24 @@
 """The tools that the operator configures, over their paths."""
 
+import asyncio
 import json
 import os
+from collections import Counter
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, Router
 
 from app.call import call
-from app.errors import NotFound
+from app.errors import InvalidBody, NotFound
 from app.services.tools import Tools
+from app.services.tools.builtin.http_request import HttpRequestSettings
+from app.services.tools.builtin.read_file import ReadFile
+from app.services.tools.tool import ToolError
 from tests.support import Neighbours, mounted, node_context, serve
 
 
@@ -75,7 +81,7 @@ async def test_a_file_is_read_in_pieces_and_folders_are_listed(handbook: Path) -
     assert (last["text"], "next_offset" in last) == ("hön.", False)
     assert (await read(handbook, ""))["result"]["entries"] == [{"name": "handbook", "type": "folder"}]
     kinds = {row["name"]: row["type"] for row in (await read(handbook, "/handbook/"))["result"]["entries"]}
-    assert kinds == {"travel": "folder", "out": "link", "link.md": "link", "image.png": "file", "pipe": "file"}
+    assert kinds == {"travel": "folder", "out": "link", "link.md": "link", "image.png": "file", "pipe": "special"}
 
 
 @pytest.mark.parametrize(
@@ -89,6 +95,8 @@ async def test_a_file_is_read_in_pieces_and_folders_are_listed(handbook: Path) -
         ("handbook/image.png", "no text file"),
         ("handbook/none.md", "no such file"),
         ("handbook/a\0b", "leads upwards"),
+        ("handbook/a\ud800b", "no file has such a name"),
+        ("handbook/" + "long" * 100, "file name too long"),
         ("elsewhere/x", "no root 'elsewhere'; there is handbook"),
         ("/etc/passwd", "no root 'etc'"),
     ],
@@ -99,14 +107,92 @@ async def test_nothing_outside_a_root_is_read(handbook: Path, path: str, told: s
     assert told in answer["error"]
 
 
-async def test_a_folder_that_becomes_a_link_leads_nowhere(handbook: Path) -> None:
-    """The race that a check of the path before its opening loses."""
-    (handbook / "travel" / "rail.md").unlink()
-    (handbook / "travel").rmdir()
-    (handbook / "travel").symlink_to(handbook.parent)
-    assert (await read(handbook, "handbook/travel/secret.txt"))["status"] == "error"
+async def test_a_folder_that_turns_into_a_link_and_back_while_it_is_read_leads_nowhere(handbook: Path) -> None:
+    """The race that a check of the path before its opening loses: what is read is the file inside, or nothing."""
+    (handbook.parent / "rail.md").write_text("secret")
+    (handbook / "link").symlink_to(handbook.parent)
+    done = Event()
+
+    def swap() -> None:
+        travel, link, aside = handbook / "travel", handbook / "link", handbook / "aside"
+        while not done.is_set():
+            travel.rename(aside)
+            link.rename(travel)
+            travel.rename(link)
+            aside.rename(travel)
+
+    swapping = asyncio.create_task(asyncio.to_thread(swap))
+    tool = ReadFile({"handbook": str(handbook)})
+    seen = Counter[str]()
+    try:
+        while seen["Take the train. Nimm den Zug: schön."] < 100 or seen["refused"] < 100:
+            try:
+                seen[(await tool.run({"path": "handbook/travel/rail.md"}))["text"]] += 1
+            except ToolError:
+                seen["refused"] += 1
+    finally:
+        done.set()
+        await swapping
+    assert "secret" not in seen
 
 
+async def test_a_file_is_cut_between_characters(handbook: Path) -> None:
+    text = "Zürich, 東京 🚄 " * 20
+    (handbook / "long.md").write_text(text)
+    tool = ReadFile({"handbook": str(handbook)}, max_bytes=7)
+    read, offset = "", 0
+    while offset is not None:
+        piece = await tool.run({"path": "handbook/long.md", "offset": offset})
+        read, offset = read + piece["text"], piece.get("next_offset")
+    assert read == text
+
+
+async def test_a_folder_with_very_many_files_says_that_its_list_is_cut(handbook: Path) -> None:
+    (handbook / "many").mkdir()
+    for number in range(1001):
+        (handbook / "many" / str(number)).touch()
+    listed = (await read(handbook, "handbook/many"))["result"]
+    assert (len(listed["entries"]), listed["truncated"]) == (1000, True)
+    (handbook / "many" / "0").unlink()
+    assert "truncated" not in (await read(handbook, "handbook/many"))["result"]
+
+
+async def test_an_offset_that_no_file_has_is_refused(handbook: Path) -> None:
+    assert (await read(handbook, "handbook/travel/rail.md", offset=2**53))["result"]["text"] == ""
+    with pytest.raises(InvalidBody, match=r"\$.arguments.offset"):
+        await read(handbook, "handbook/travel/rail.md", offset=10**30)
+
+
+async def test_doctor_names_a_root_that_is_not_there(tmp_path: Path) -> None:
+    good, gone = tmp_path / "good", tmp_path / "gone"
+    good.mkdir()
+    service = Tools({"read_file": {"roots": {"good": str(good), "gone": str(gone)}}}, node_context(tmp_path))
+    check = (await service.check())["tools.configuration"]
+    assert (check.status, check.message) == ("degraded", f"read_file: gone ({gone}): no such file or directory")
+    assert "tools.configuration" not in await Tools({}, node_context(tmp_path)).check()
+
+
+async def test_models_are_told_what_they_may_ask_and_read(tmp_path: Path) -> None:
+    service = Tools(
+        {"http_request": {"allow": ["api.example", "*.wiki.example"]}, "read_file": {"roots": {"b": "/b", "a": "/a"}}},
+        node_context(tmp_path),
+    )
+    async with mounted(service) as app, call(app, "GET", "/v1/tools") as reply:
+        told = {tool["name"]: tool["description"] for tool in (await reply.json())["tools"]}
+    assert told["http_request"].endswith("Allowed hosts: api.example, *.wiki.example.")
+    assert told["read_file"].endswith("the name of a root: a, b.")
+
+
+async def test_a_page_of_the_largest_size_fits_whatever_its_script(tmp_path: Path) -> None:
+    page = "я" * (HttpRequestSettings().max_bytes // 2)
+    async with serve(Router([Route("/page", lambda r: PlainTextResponse(page))])) as url:
+        config = {"http_request": {"allow": [url.removeprefix("http://")], "allow_networks": ["127.0.0.0/8"]}}
+        answer = await execute(config, "http_request", {"url": f"{url}/page"}, tmp_path)
+    assert answer["result"]["body"] == page
+
+
+DOUBLED = "|".join(["[@,@]"] * 60)
+"""Small in memory, and 2^60 elements for who goes through them."""
 PEOPLE = {"people": [{"name": "Ada", "age": 36}, {"name": "Kim", "age": 7}]}
 
 
@@ -118,6 +204,10 @@ PEOPLE = {"people": [{"name": "Ada", "age": 36}, {"name": "Kim", "age": 7}]}
         ("plain text", "@", "plain text"),
         (PEOPLE, "people[].{who: name}", [{"who": "Ada"}, {"who": "Kim"}]),
         (PEOPLE, "nothing.at.all", None),
+        (PEOPLE, "sort_by(people, &age)[*].name | join(', ', @)", "Kim, Ada"),
+        (PEOPLE, "people[?name > `10`]", []),
+        (PEOPLE, "people[0] == people[1] || people[0].age == `36`", True),
+        (list(range(100_000)), "sum([?@ > `10`])", 4_999_950_000 - 55),
     ],
 )
 async def test_json_is_transformed(tmp_path: Path, data: Any, expression: str, result: Any) -> None:
@@ -129,8 +219,15 @@ async def test_json_is_transformed(tmp_path: Path, data: Any, expression: str, r
     [
         ("people[", "does not work"),
         ("nofunction(@)", "does not work"),
-        ("|".join(["[@,@]"] * 60), "over 100000 elements"),
-        ("|".join(["[@[],@[]][]"] * 60), "too many steps, or makes too much"),
+        ("avg([`1.5`, `1" + "0" * 400 + "`])", "does not work: "),
+        ("ceil(to_number('1e999'))", "does not work: "),
+        ("@[::0]", "does not work: slice step cannot be zero"),
+        (DOUBLED, "over 1000000 steps"),
+        ("|".join(["[@[],@[]][]"] * 60), "over 1000000 steps"),
+        (f"{DOUBLED}|to_string(@)", "over 1000000 steps"),
+        (f"{{a: {DOUBLED}, b: {DOUBLED}}}|a == b", "over 1000000 steps"),
+        ("|".join(["[@[],@[]][]"] * 16) + "|map(&'" + "x" * 500 + "', @)|join('', @)", "over 1000000 steps"),
+        ("&a", "JSON cannot carry"),
     ],
 )
 async def test_an_expression_that_is_wrong_or_endless_is_an_error_soon(tmp_path: Path, expression: str, told: str) -> None:
@@ -162,6 +259,37 @@ async def test_a_text_is_summarised_by_the_configured_model_part_by_part(tmp_pat
     assert long["result"]["summary"] == "summary 5"
     parts = "".join(asked["messages"][1]["content"] for asked in model.asked[1:4])
     assert parts == "word " * 10_000  # nothing is lost at the cuts
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ("", "gave an empty summary"),
+        (None, "gave an empty summary"),
+        ("word " * 10_000, "makes the text no shorter"),
+    ],
+)
+async def test_a_model_that_cannot_summarise_is_an_error(tmp_path: Path, answer: Any, told: str) -> None:
+    async def complete(request: Request) -> Response:
+        return JSONResponse({"choices": [{"message": {"content": answer}}]})
+
+    neighbours = Neighbours(inference=Router([Route("/v1/chat/completions", complete, methods=["POST"])]))
+    assert told in (await execute({}, "text_summarize", {"text": "word " * 10_000}, tmp_path, neighbours))["error"]
+
+
+async def test_summaries_that_are_too_long_together_are_summarised_in_turn(tmp_path: Path) -> None:
+    asked = list[int]()
+
+    async def halve(request: Request) -> Response:
+        text = (await request.json())["messages"][1]["content"]
+        asked.append(len(text))
+        return JSONResponse({"choices": [{"message": {"content": text[: len(text) // 2]}}]})
+
+    neighbours = Neighbours(inference=Router([Route("/v1/chat/completions", halve, methods=["POST"])]))
+    answer = await execute({}, "text_summarize", {"text": "word " * 40_000}, tmp_path, neighbours)
+    assert answer["result"]["parts"] == 9
+    assert max(asked) <= 24_000
+    assert len(answer["result"]["summary"]) <= 12_000
 
 
 async def test_without_a_model_a_summary_says_so(tmp_path: Path) -> None:

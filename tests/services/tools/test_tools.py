@@ -16,6 +16,9 @@ from app.call import call
 from app.errors import InvalidBody, NodeError, ToolNotFound, UnsupportedMediaType
 from app.services.tools import Tools
 from app.services.tools.builtin import CONFIGURED
+from app.services.tools.builtin.http_request import HttpRequestSettings
+from app.services.tools.builtin.read_file import ReadFile
+from app.services.tools.builtin.text_summarize import TextSummarize
 from app.services.tools.registry import Registry, ToolSettings
 from tests.support import mounted, node_context
 
@@ -172,6 +175,39 @@ def test_schema_settings_and_reference_agree() -> None:
     reference = (root / "docs/tools.md").read_text()
     for name, default in fields.items():
         assert f"| `{name}` | {default} |" in reference
+
+
+@pytest.mark.parametrize(
+    ("tool", "settings"), [("http_request", HttpRequestSettings), ("read_file", ReadFile), ("text_summarize", TextSummarize)]
+)
+def test_schema_settings_and_reference_of_a_tool_agree(tool: str, settings: Any) -> None:
+    root = Path(__file__).parents[3]
+    schema = json.loads((root / "app/services/tools/schema.json").read_bytes())["configuration"]["properties"][tool]
+    fields = {each.name: each.default for each in dataclasses.fields(settings) if each.name != "locate"}
+    assert schema["properties"].keys() == fields.keys()
+    assert schema["additionalProperties"] is False
+    section = (root / "docs/tools.md").read_text().split(f"## `{tool}")[1].split("\n## ")[0]
+    for name, default in fields.items():
+        shown = default if isinstance(default, int | float | str) else "all" if name == "methods" else "none"
+        assert f"| `{name}` | {shown} |" in section
+
+
+@pytest.mark.parametrize(
+    "host", ["example.org", "*.example.org", "*", "*:8443", "intranet:8080", "10.0.0.1", "[2001:db8::1]:8080", "[::1]"]
+)
+def test_a_host_may_be_allowed(host: str) -> None:
+    assert not list(_configuration().iter_errors({"http_request": {"allow": [host]}}))
+
+
+@pytest.mark.parametrize(
+    "host", ["", "https://example.org", "example.org/path", "a b", "::1", "*:*", "user@host", "bücher.example", "host:"]
+)
+def test_what_would_never_match_a_host_cannot_be_allowed(host: str) -> None:
+    assert list(_configuration().iter_errors({"http_request": {"allow": [host]}}))
+
+
+def _configuration() -> Any:
+    return validator(json.loads((Path(__file__).parents[3] / "app/services/tools/schema.json").read_bytes())["configuration"])
 
 
 async def test_the_reference_names_every_tool(app: ASGIApp) -> None:

@@ -1,7 +1,7 @@
 """``text_summarize``: a long text in few words, by a model; one that is longer than a model takes is summarised part by part."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -33,32 +33,47 @@ class TextSummarize:
     }
 
     async def run(self, arguments: Mapping[str, Any]) -> Any:
-        words, parts = arguments.get("max_words", 100), _parts(arguments["text"])
+        text, words = arguments["text"], arguments.get("max_words", 100)
+        count, rest, prompt = len(_parts(text)), text, _PROMPT
+        while len(parts := _parts(rest)) > 1:
+            rest, before = "\n\n".join(await self._each(_PROMPT.format(words=words), parts)), len(rest)
+            if len(rest) >= before:
+                raise ToolError(
+                    f"The model {self.model!r} makes the text no shorter; ask for fewer words than {words}, or take another model."
+                )
+            prompt = _JOIN
+        return {"summary": await self._ask(prompt.format(words=words), rest), "parts": count, "characters": len(text)}
+
+    async def _each(self, prompt: str, parts: Sequence[str]) -> list[str]:
+        """The summaries of the parts, some at a time. Raises the first ToolError, and asks for no more."""
         slots = asyncio.Semaphore(_AT_ONCE)
 
         async def one(part: str) -> str:
             async with slots:
-                return await self._ask(_PROMPT.format(words=words), part)
+                return await self._ask(prompt, part)
 
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(part)) for part in parts]
-        except ExceptionGroup as failed:  # one is told; there is none but ToolErrors
+        except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
-        summaries = [task.result() for task in tasks]
-        summary = summaries[0] if len(summaries) == 1 else await self._ask(_JOIN.format(words=words), "\n\n".join(summaries))
-        return {"summary": summary, "parts": len(parts), "characters": len(arguments["text"])}
+        return [task.result() for task in tasks]
 
     async def _ask(self, prompt: str, text: str) -> str:
         body = {"model": self.model, "messages": [{"role": "system", "content": prompt}, {"role": "user", "content": text}]}
         try:
             async with call(self.locate("inference", self.model), "POST", "/v1/chat/completions", body=body) as reply:
                 await reply.raise_for_status()
-                return str((await reply.json())["choices"][0]["message"]["content"])
+                content = (await reply.json())["choices"][0]["message"]["content"]
         except NodeError as error:
             raise ToolError(f"The model {self.model!r} (spec.tools.text_summarize.model) gave no summary: {error.message}") from None
         except (ValueError, KeyError, IndexError, TypeError):
             raise ToolError(f"The model {self.model!r} gave an answer that is no chat completion.") from None
+        if not isinstance(content, str) or not content.strip():
+            raise ToolError(
+                f"The model {self.model!r} (spec.tools.text_summarize.model) gave an empty summary; try again, or take another."
+            )
+        return content.strip()
 
 
 def _parts(text: str) -> list[str]:
