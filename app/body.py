@@ -10,6 +10,8 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.protocols import Validator
+from referencing import Registry
+from referencing.exceptions import Unresolvable
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -24,9 +26,9 @@ _LARGE = 64 * 1024
 
 
 def validator(schema: Mapping[str, Any]) -> Validator:
-    """A reusable validator (JSON Schema 2020-12); raises jsonschema.SchemaError for a schema that is none."""
+    """A reusable validator (JSON Schema 2020-12); raises jsonschema.SchemaError for a schema that is none. It fetches no references."""
     Draft202012Validator.check_schema(schema)
-    return Draft202012Validator(schema)
+    return Draft202012Validator(schema, registry=Registry())
 
 
 def json_path(path: Any) -> str:
@@ -40,6 +42,8 @@ def check(value: Any, schema: Validator) -> None:
         errors = list(itertools.islice(schema.iter_errors(value), _TOLD))  # a hostile body has a million
     except RecursionError:
         raise InvalidBody("$: the body is nested too deeply to be checked; send flatter JSON.", param="$") from None
+    except Unresolvable as error:
+        raise InvalidBody(f"$: the schema refers to {error.ref!r}, which is not in it, so nothing fits it.", param="$") from None
     if errors:
         told = [f"{json_path(error.absolute_path)}: {_short(error.message)}" for error in errors]
         raise InvalidBody("; ".join(told), param=json_path(errors[0].absolute_path))

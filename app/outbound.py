@@ -255,7 +255,8 @@ def _sendable(headers: Mapping[str, str]) -> dict[str, str]:
             raise OutboundError(f"The header {name[:80]} is not sent: it belongs to the connection; leave it out.")
         if not _TOKEN.fullmatch(name) or _UNSENDABLE.search(value):
             raise OutboundError(f"The header {name[:80]!r} cannot be sent: it has characters that no header has.")
-    return {"User-Agent": "astromesh", **headers}
+    named = any(name.lower() == "user-agent" for name in headers)
+    return dict(headers) if named else {"User-Agent": "astromesh", **headers}
 
 
 def _shown(url: str) -> str:

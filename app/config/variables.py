@@ -9,6 +9,7 @@ from app.config.secret import content_of
 from app.config.yaml import Document, YamlPath
 from app.errors import Problem
 
+_OF_THE_NODE = frozenset(("ASTROMESH_MESH_KEY", "ASTROMESH_API_KEYS"))
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -40,6 +41,8 @@ def _expanded(value: Any, at: YamlPath, into: tuple[Document, Mapping[str, str],
 
 def _value(name: str, environ: Mapping[str, str]) -> str | tuple[str, str]:
     """The variable's value, or what is wrong and the remedy."""
+    if name.removesuffix("_FILE") in _OF_THE_NODE:
+        return f"names ${{{name}}}, and the node's own keys go nowhere else", "make a key for this purpose, in a variable of its own"
     if environ.get(name):
         return environ[name]
     file = environ.get(f"{name}_FILE")

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
+from app.body import check, validator
 from app.context import RequestContext, current
 from app.errors import NodeError
 from app.services.agents.agent import Agent, Tool
@@ -19,6 +21,7 @@ from app.services.agents.spans import executed, execution
 from app.services.agents.usage import Usage
 from app.services.contract import Locate
 
+_SECRET = re.compile(r"auth|cookie|key|token|secret|password|signature", re.IGNORECASE)  # in the names of headers that carry one
 _TOO_DEEP = "The arguments or the result are nested too deeply; send flatter JSON."
 _HANDED_OVER = "The call was handed to the client, who carries it out; its result does not come back in this run."
 
@@ -112,19 +115,18 @@ class Toolbox:
         """Post the arguments to a webhook. The operator wrote its URL, so its host is allowed wherever it is."""
         from app.outbound import Destinations, OutboundError, Request, anywhere, ask, host_of  # only who has webhooks needs the client
 
+        if tool.parameters is not None:
+            check(arguments, validator(tool.parameters))
         context = current()
-        headers = {
-            "Content-Type": "application/json",
-            "X-Request-Id": context.request_id,
-            "traceparent": context.traceparent,
-            **tool.headers,
-        }
+        headers = {"Content-Type": "application/json", "X-Request-Id": context.request_id, "traceparent": context.traceparent}
+        written = {name.lower() for name in tool.headers}
+        headers = {name: value for name, value in headers.items() if name.lower() not in written} | dict(tool.headers)
         request = Request("POST", tool.url, headers, json.dumps(arguments).encode(), self._settings.tool_timeout_s)
         try:
             answer = await ask(request, Destinations((host_of(tool.url),), anywhere()))
         except OutboundError as error:
             raise ToolFailed(str(error)) from None
-        text = answer.body.decode("utf-8", "replace") + (" [cut here]" if answer.truncated else "")
+        text = _without_secrets(answer.text(), tool) + (" [cut here]" if answer.truncated else "")
         if not 200 <= answer.status < 300:
             raise ToolFailed(f"The webhook answered {answer.status}: {text[:1000]}")
         try:
@@ -157,6 +159,15 @@ def deeper() -> RequestContext:
 
 def path_of(agent: str) -> str:
     return f"/v1/agents/{quote(agent, safe='')}"
+
+
+def _without_secrets(text: str, tool: Tool) -> str:
+    """An answer without the keys that it was asked with, should it repeat them."""
+    secret = [value for name, value in tool.headers.items() if _SECRET.search(name)]
+    values = {part for value in secret for part in (value, value.rpartition(" ")[2]) if len(part) >= 8}
+    for value in sorted(values, key=len, reverse=True):
+        text = text.replace(value, "***")
+    return text
 
 
 def _arguments(call: ToolCall) -> dict[str, Any]:

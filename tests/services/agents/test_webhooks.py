@@ -27,7 +27,7 @@ class Shop:
         self.asked: list[tuple[dict[str, str], Any]] = []
 
     async def _note(self, request: Request) -> None:
-        self.asked.append((dict(request.headers), await request.json()))
+        self.asked.append(({name: ", ".join(request.headers.getlist(name)) for name in request.headers}, await request.json()))
 
     async def status(self, request: Request) -> Response:
         await self._note(request)
@@ -42,8 +42,12 @@ class Shop:
     async def away(self, request: Request) -> Response:
         return RedirectResponse("/status", 307)
 
+    async def repeating(self, request: Request) -> Response:
+        return JSONResponse({"you_sent": request.headers["authorization"]}, 401 if request.query_params else 200)
+
     def app(self) -> Router:
-        return Router([Route(f"/{name}", getattr(self, name), methods=["POST"]) for name in ("status", "text", "broken", "away")])
+        pages = (self.status, self.text, self.broken, self.away, self.repeating)
+        return Router([Route(f"/{page.__name__}", page, methods=["POST"]) for page in pages])
 
 
 @pytest.fixture
@@ -65,11 +69,13 @@ def hook(url: str, **more: Any) -> dict[str, Any]:
 
 async def test_a_webhook_gets_the_arguments_and_its_answer_is_the_result(tmp_path: Path, shop: tuple[Shop, str]) -> None:
     server, url = shop
-    agent_file(tmp_path, tools=[hook(f"{url}/status", headers={"Authorization": "Bearer ${SHOP_TOKEN}"})])
+    written = {"Authorization": "Bearer ${SHOP_TOKEN}", "content-type": "application/vnd.shop+json", "user-agent": "clerk"}
+    agent_file(tmp_path, tools=[hook(f"{url}/status", headers=written)])
     (tmp_path / "token").write_text(SECRET + "\n")
     model = ScriptedModel([calls(("order_status", {"order": "A7"})), "It was sent."])
     result = await run(tmp_path, model, {"SHOP_TOKEN_FILE": str(tmp_path / "token")})
     [(headers, body)] = server.asked
+    assert (headers["content-type"], headers["user-agent"]) == ("application/vnd.shop+json", "clerk")
     assert (headers["authorization"], body) == (f"Bearer {SECRET}", {"order": "A7"})
     assert result["steps"][0]["tool_calls"][0]["result"] == {"order": "A7", "state": "sent"}
     assert model.requests[0]["tools"][0]["function"]["parameters"]["required"] == ["order"]
@@ -93,6 +99,36 @@ async def test_whatever_a_webhook_answers_the_model_is_told(tmp_path: Path, shop
     assert not shop[0].asked
 
 
+@pytest.mark.parametrize("path", ["repeating", "repeating?refuse=1"])
+async def test_a_secret_that_a_webhook_repeats_is_not_shown(tmp_path: Path, shop: tuple[Shop, str], path: str) -> None:
+    agent_file(tmp_path, tools=[hook(f"{shop[1]}/{path}", headers={"Authorization": "Bearer ${SHOP_TOKEN}"})])
+    model = ScriptedModel([calls(("order_status", {"order": "A7"})), "Done."])
+    result = await run(tmp_path, model, {"SHOP_TOKEN": SECRET})
+    assert "you_sent" in told(model.requests[1])[0]
+    assert SECRET not in json.dumps([result, model.requests])
+
+
+async def test_arguments_that_do_not_fit_are_told_to_the_model_and_not_posted(tmp_path: Path, shop: tuple[Shop, str]) -> None:
+    server, url = shop
+    model = ScriptedModel([calls(("order_status", {"order": 7}), ("order_status", {})), "Done."])
+    agent_file(tmp_path, tools=[hook(f"{url}/status")])
+    await run(tmp_path, model)
+    wrong, missing = told(model.requests[1])
+    assert wrong == "Error: $.order: 7 is not of type 'string'"
+    assert missing.startswith("Error: $: 'order' is a required property")
+    assert not server.asked
+
+
+async def test_a_schema_that_refers_elsewhere_fetches_nothing(tmp_path: Path, shop: tuple[Shop, str]) -> None:
+    server, url = shop
+    fetched = f"{url}/status"
+    agent_file(tmp_path, tools=[{**hook(fetched), "parameters": {"order": {"$ref": fetched}}}])
+    model = ScriptedModel([calls(("order_status", {"order": "A7"})), "Done."])
+    await run(tmp_path, model)
+    assert f"the schema refers to '{fetched}', which is not in it" in told(model.requests[1])[0]
+    assert not server.asked
+
+
 async def test_a_webhook_that_is_away_is_told_without_its_path(tmp_path: Path) -> None:
     agent_file(tmp_path, tools=[hook("http://127.0.0.1:1/hooks/T00/very-secret")])
     model = ScriptedModel([calls(("order_status", {"order": "A7"})), "Done."])
@@ -107,11 +143,17 @@ async def test_a_webhook_that_is_away_is_told_without_its_path(tmp_path: Path) -
         ({"name": "h", "type": "webhook"}, "spec.tools[0].url: is missing; write the URL"),
         ({"name": "h", "type": "webhook", "url": "shop"}, "spec.tools[0].url: "),
         ({"name": "h", "type": "webhook", "url": "http://x", "headers": {"A": "${NONE}"}}, "names ${NONE}, which is not set; set NONE"),
+        (
+            {"name": "h", "type": "webhook", "url": "http://x", "headers": {"A": "${ASTROMESH_MESH_KEY}"}},
+            "the node's own keys go nowhere else",
+        ),
+        ({"name": "h", "type": "webhook", "url": "http://x", "headers": {"A B": "x"}}, "write a header's name, such as Authorization"),
+        ({"name": "h", "type": "webhook", "url": "http://x", "headers": {"Host": "x"}}, "write a header's name, such as Authorization"),
     ],
 )
 def test_a_webhook_that_cannot_work_is_a_broken_file(tmp_path: Path, tool: dict[str, Any], said: str) -> None:
     agent_file(tmp_path, "hooked", tools=[tool])
-    loaded = Library(tmp_path / "config" / "agents", Orchestration(), {})
+    loaded = Library(tmp_path / "config" / "agents", Orchestration(), {"ASTROMESH_MESH_KEY": "the-nodes-own-key"})
     loaded.load()
     with pytest.raises(Exception, match="broken") as raised:
         loaded.find("hooked")
