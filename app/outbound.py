@@ -203,8 +203,11 @@ def parse_network(text: str) -> Network:
 
 
 def host_of(url: str) -> str:
-    """The host and port of a URL, as a pattern of Destinations."""
-    parsed = URL(url)
+    """The host and port of a URL, as a pattern of Destinations. Raises OutboundError."""
+    try:
+        parsed = URL(url)
+    except ValueError:
+        raise OutboundError("The URL that is configured is none.") from None
     host = parsed.raw_host or ""
     return f"[{host}]:{parsed.port}" if ":" in host else f"{host}:{parsed.port}"
 
