@@ -155,9 +155,14 @@ def _agents_as_models(agents: Sequence[Row]) -> list[Row]:
 def _merge(merged: dict[str, Row], row: Row, identity: str, nodes: Sequence[str]) -> None:
     key = row[identity]
     known = merged.setdefault(key, {**row, "nodes": []})
-    if row.get("status") == "ready" != known.get("status"):  # what works somewhere is shown as it is there
+    if _works(row) and not _works(known):  # what works somewhere is shown as it is there
         known = merged[key] = {**row, "nodes": known["nodes"]}
     known["nodes"] = [*known["nodes"], *(node for node in nodes if node not in known["nodes"])]
+
+
+def _works(row: Row) -> bool:
+    """Whether it says that an agent is ready, or a tool available."""
+    return row.get("status") == "ready" or row.get("available") is True
 
 
 def _nodes(row: Row) -> list[str]:

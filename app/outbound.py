@@ -42,11 +42,12 @@ class OutboundError(Exception):
 @dataclass(frozen=True, slots=True)
 class Destinations:
     """Which hosts may be asked, "*" and "*.example.org" being patterns, each with its port where one is given, and which networks are
-    reachable though they are not public. ``remedy`` says how to allow more."""
+    reachable though they are not public. ``remedy`` says how to allow more hosts, ``network_remedy`` how to allow more networks."""
 
     hosts: tuple[str, ...]
     networks: tuple[Network, ...] = ()
     remedy: str = ""
+    network_remedy: str = ""
 
     def check(self, text: str) -> URL:
         """The URL, as the client reads it. Raises OutboundError for one that may not be asked, whatever its host's address is."""
@@ -72,7 +73,7 @@ class Destinations:
         if _is_public(meant) or any(each in network for each in (address, meant) for network in self.networks):
             return
         told = f"{address} is" if host == str(address) else f"{host} is at {address}, which is"
-        raise OutboundError(f"{told} not a public address, so it is not asked. {self.remedy}".rstrip())
+        raise OutboundError(f"{told} not a public address, so it is not asked. {self.network_remedy or self.remedy}".rstrip())
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,13 @@ def tools(*names: str, hangs: bool = False, fails: bool = False) -> type[FakeSer
     return service(Route("/v1/tools", listed))
 
 
+def switched(available: bool) -> type[FakeService]:
+    async def listed(request: Request) -> Response:
+        return JSONResponse({"tools": [{"name": "http_request", "available": available}]})
+
+    return service(Route("/v1/tools", listed))
+
+
 def agents(status: str, *names: str) -> type[FakeService]:
     async def listed(request: Request) -> Response:
         return JSONResponse({"agents": [{"name": name, "status": status} for name in names]})
@@ -59,6 +66,14 @@ async def test_rows_of_here_and_of_peers_are_one_list_with_the_nodes_of_each(nod
     assert [(row["name"], row["nodes"]) for row in told["tools"]] == [("here", ["near"]), ("both", ["near", "far"]), ("there", ["far"])]
     assert (told["count"], partial) == (3, None)
     assert all(row["description"] == "d" for row in told["tools"])
+
+
+@pytest.mark.parametrize("here", [True, False])
+async def test_a_tool_that_is_on_somewhere_is_shown_as_it_is_there(here: bool, nodes: Spine, client: aiohttp.ClientSession) -> None:
+    far = await nodes.node("far", {"tools": switched(not here)})
+    near = await nodes.node("near", {"tools": switched(here)}, peers={"far": (far.url, ["tools"])})
+    [row] = (await ask(client, f"{near.url}/v1/tools"))[0]["tools"]
+    assert (row["available"], row["nodes"]) == (True, ["near", "far"])
 
 
 async def test_a_peers_peer_is_seen_through_it_with_its_own_name(nodes: Spine, client: aiohttp.ClientSession) -> None:

@@ -53,6 +53,9 @@ async def test_http_request_asks_what_is_allowed_and_nothing_else(tmp_path: Path
     assert image["result"]["body"] == "[6 bytes that are no text]"
     assert "DELETE is not allowed; use GET, PUT" in deleted["error"]
     assert "127.0.0.2:1 may not be asked" in foreign["error"]
+    assert foreign["error"].endswith("add it to spec.tools.http_request.allow.")
+    private = await execute({"http_request": {"allow": ["*"]}}, "http_request", {"url": "http://127.0.0.1/"}, tmp_path)
+    assert private["error"].endswith("add its network to spec.tools.http_request.allow_networks.")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from app.services.tools.tool import ToolError
 
 _HEADERS_SHOWN = ("content-type", "content-length", "last-modified", "etag", "location", "retry-after", "date", "link")
 _REMEDY = "Who operates the node may add it to spec.tools.http_request.allow."
+_NETWORK_REMEDY = "Who operates the node may add its network to spec.tools.http_request.allow_networks."
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ class HttpRequest:
         limits = (self.settings.timeout_s, self.settings.max_bytes, self.settings.max_redirects)
         try:
             answer = await ask(
-                Request(method, arguments["url"], headers, body, *limits), Destinations(self.settings.allow, networks, _REMEDY)
+                Request(method, arguments["url"], headers, body, *limits),
+                Destinations(self.settings.allow, networks, _REMEDY, _NETWORK_REMEDY),
             )
         except OutboundError as error:
             raise ToolError(str(error)) from None
