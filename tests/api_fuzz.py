@@ -50,7 +50,8 @@ async def run(seed: int) -> list[str]:
             sys.stdout.flush()
             if code := await asyncio.to_thread(fuzz, node, folder, seed, options):
                 wrong.append(f"schemathesis exited {code} at the {name}")
-            wrong += [f"the {name} logged: {line}" for line in node.log if " error " in line or " critical " in line or "Traceback" in line]
+            if any(" error " in line or " critical " in line or "Traceback" in line for line in node.log):
+                wrong += [f"the {name} logged:", *(line for line in node.log if " info " not in line)][:400]
     return wrong
 
 

@@ -68,7 +68,11 @@ def mend(messages: Sequence[Message]) -> list[Message]:
                 whole.append(message)
             continue
         whole += _answers(open_calls)
-        open_calls = [call["id"] for call in message.get("tool_calls") or []]
+        called = message.get("tool_calls") or []
+        open_calls = [call["id"] for call in called if isinstance(call.get("id"), str)]
+        if len(open_calls) < len(called):  # a client wrote this history: a call without an id can be answered by nobody
+            kept = [call for call in called if isinstance(call.get("id"), str)]
+            message = {**{key: value for key, value in message.items() if key != "tool_calls"}, **({"tool_calls": kept} if kept else {})}
         whole.append(message)
     return whole if not open_calls else [*whole, *_answers(open_calls)]
 

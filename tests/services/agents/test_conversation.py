@@ -191,6 +191,14 @@ NO_RESULT: dict[str, Any] = {"role": "tool", "tool_call_id": "c1", "content": "N
 ANSWER: dict[str, Any] = {"role": "assistant", "content": "!"}
 
 
+def test_a_call_without_an_id_in_a_history_that_a_client_wrote_is_left_out() -> None:
+    user, named, nameless = {"role": "user", "content": "hi"}, {"id": "c1", "type": "function"}, {"type": "function"}
+    both = {"role": "assistant", "content": "", "tool_calls": [nameless, named]}
+    answered = {"role": "tool", "tool_call_id": "c1", "content": "No result was given."}
+    assert mend([user, both]) == [user, {**both, "tool_calls": [named]}, answered]
+    assert mend([user, {**both, "tool_calls": [nameless]}]) == [user, {"role": "assistant", "content": ""}]
+
+
 @pytest.mark.parametrize(
     ("messages", "mended"),
     [
