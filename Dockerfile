@@ -28,7 +28,8 @@ COPY entrypoint.sh /image/app/
 # /data belongs to group 0, which every user of this image is in, so any UID can write there. The checkout's own modes do not matter.
 RUN python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash -s /image /image/app/app \
     && chmod -R a+rX,go-w /image/app \
-    && chmod 0755 /image/app/entrypoint.sh \
+    && chmod 0755 /image/app/entrypoint.sh /image/app/app/cli/astromeshctl \
+    && mkdir -p /image/opt/venv/bin && ln -s /app/app/cli/astromeshctl /image/opt/venv/bin/astromeshctl \
     && mkdir -m 0770 /image/data
 
 FROM ${BASE_IMAGE}

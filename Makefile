@@ -1,6 +1,7 @@
 # Everything a person does with the project: `make` lists it. Needs Python 3.11 or newer; up, image and parts of test need Docker.
 PYTHON ?= python3
 VENV := .venv/bin/python
+CTL := .venv/bin/astromeshctl
 UV_COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url pyproject.toml
 
 .DEFAULT_GOAL := help
@@ -9,9 +10,9 @@ UV_COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/.dev ## build .venv from the locks, with everything that tests need
+setup: .venv/.dev $(CTL) ## build .venv from the locks, with everything that tests need
 
-run: .venv/.runtime ## run a full node without Docker, on http://127.0.0.1:8000
+run: .venv/.runtime $(CTL) ## run a full node without Docker, on http://127.0.0.1:8000
 	@ASTROMESH_HOST=$${ASTROMESH_HOST:-127.0.0.1} ./entrypoint.sh
 
 up: ## build the image and run gateway, worker and inference node in containers
@@ -32,8 +33,8 @@ lint: .venv/.dev ## check style, types and shell scripts
 image: ## build the image astromesh:latest
 	docker compose build gateway
 
-mesh-watch: .venv/.runtime ## show the members of the mesh, drawn anew every second; URL=… names the node to ask
-	@$(VENV) -m app.cli.mesh_watch $(URL)
+mesh-watch: .venv/.runtime $(CTL) ## show the members of the mesh, drawn anew every second; URL=… names the node to ask
+	@$(CTL) mesh watch $(if $(URL),--url $(URL))
 
 whatsapp-demo: .venv/.dev ## talk to an agent as on WhatsApp, without an account: a node and a Graph API of our own
 	@$(VENV) -m tests.services.channels.demo
@@ -51,6 +52,10 @@ lock: .venv/.dev ## resolve the locks anew from pyproject.toml; UPGRADE=1 takes 
 	$(UV_COMPILE) $(if $(UPGRADE),--upgrade) -o requirements.lock
 	$(UV_COMPILE) $(if $(UPGRADE),--upgrade) --extra otel -c requirements.lock -o requirements-otel.lock
 	$(UV_COMPILE) $(if $(UPGRADE),--upgrade) --extra otel --group dev -c requirements-otel.lock -o requirements-dev.lock
+
+# A link, so that it is the checkout's own command wherever it is called from.
+$(CTL): | .venv/bin/python
+	@ln -sf ../../app/cli/astromeshctl $@
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -246,6 +246,18 @@ class Problem:
         return ": ".join(parts) + (f"; {self.remedy}" if self.remedy else "")
 
 
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What was found in one configuration file of a ``kind``: problems, with which no node takes it, and warnings. ``unread`` says why
+    nobody looked, "" where somebody did."""
+
+    file: str
+    kind: str
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[str, ...] = ()
+    unread: str = ""
+
+
 class ConfigError(NodeError):
     """Configuration that cannot be used; ``problems`` holds all of them, and the process exits with 78 (EX_CONFIG)."""
 

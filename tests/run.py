@@ -96,7 +96,7 @@ SUITES = (
             (sys.executable, "-m", "ruff", "check"),
             (sys.executable, "-m", "ruff", "format", "--check"),
             (sys.executable, "-m", "mypy"),
-            (str(Path(sys.executable).parent / "shellcheck"), "entrypoint.sh", ".ci/run"),
+            (str(Path(sys.executable).parent / "shellcheck"), "entrypoint.sh", "app/cli/astromeshctl", ".ci/run"),
         ),
     ),
     Suite("fast", 120, ((*PYTEST, *PARALLEL, "-m", "not compose and not image and not netns and not mesh30 and not hostile"),)),

@@ -15,7 +15,7 @@ FOR_SERVICES = {"app.services.contract", "app.call", "app.context", "app.errors"
 FOR_SERVICES |= {"app", "app.tracing", "app.genai"}
 FOR_SERVICES |= {"app.config.yaml", "app.config.address", "app.config.secret", "app.config.variables", "app.outbound", "app.metrics"}
 CHAIN = ("app.__main__", "app.node", "app.front", "app.placement", "app.forward", "app.peers")
-PROGRAMS = ("app.__main__", "app.healthcheck", "app.cli.mesh_watch")
+PROGRAMS = ("app.__main__", "app.healthcheck", "app.cli.__main__")
 
 
 @cache

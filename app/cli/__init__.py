@@ -1,1 +1,1 @@
-"""Programs for people: they talk HTTP to a node, and nothing else."""
+"""`astromeshctl`, the command for those who run nodes: it talks HTTP to a node and reads configuration, and nothing else."""

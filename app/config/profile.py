@@ -251,7 +251,7 @@ def _filled(kind: type[S], section: Mapping[str, Any]) -> S:
 
 
 def _name_warning(profile: Profile) -> Iterator[str]:
-    if (stem := Path(profile.file).stem) != profile.name:
+    if (stem := Path(profile.file).stem) not in (profile.name, "runtime"):  # runtime.yaml is what `astromeshctl init` calls any profile
         yield f"metadata.name is {profile.name!r} in a file named {stem!r}; status and logs say {profile.name!r}."
 
 

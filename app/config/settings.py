@@ -36,6 +36,8 @@ VARIABLES = (
 )
 OF_COMPOSE = frozenset(("ASTROMESH_PUBLISH_HOST", "ASTROMESH_PUBLISH_PORT"))
 """What docker-compose.yaml alone reads; exported, they reach a node that runs without Docker too, and mean nothing to it."""
+OF_COMMAND = frozenset(("ASTROMESH_URL", "ASTROMESH_API_KEY", "ASTROMESH_API_KEY_FILE"))
+"""What astromeshctl alone reads; whoever exports them for it may start a node in the same shell."""
 ROLES = ("full", "gateway", "worker", "inference")
 _HOME = Path(__file__).resolve().parents[2]
 _IN_IMAGE = Path("/app") == _HOME
@@ -208,5 +210,5 @@ def _log_format(text: str) -> Literal["text", "json"]:
 
 
 def _unknown(environ: Mapping[str, str]) -> list[str]:
-    unknown = sorted(name for name in environ if name.startswith("ASTROMESH_") and name not in OF_COMPOSE.union(VARIABLES))
+    unknown = sorted(name for name in environ if name.startswith("ASTROMESH_") and name not in OF_COMPOSE.union(OF_COMMAND, VARIABLES))
     return [f"{name} is not a variable of the node; {nearest(name, VARIABLES)}" for name in unknown]

@@ -1,6 +1,5 @@
 """Read ``providers.yaml``: the providers, and how they are chosen. All problems of the file are reported at once."""
 
-import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +21,6 @@ NO_KEY = "has a space, a line break or a character beyond ASCII in it, which no 
 KEY_REMEDY = "write the key alone"
 _NEED_ENDPOINT = ("openai_compat", *KINDS, *KINDS.values(), "vllm", "llamacpp")
 _OLLAMA_ENDPOINT = "http://localhost:11434"
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +30,7 @@ class ProvidersFile:
     providers: tuple[ProviderSpec, ...] = ()
     fallback_enabled: bool = True
     breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
+    warnings: tuple[str, ...] = ()
 
 
 def read_providers(path: Path, schema: Mapping[str, Any], environ: Mapping[str, str]) -> ProvidersFile:
@@ -43,15 +42,22 @@ def read_providers(path: Path, schema: Mapping[str, Any], environ: Mapping[str, 
         raise ConfigError(sorted(problems, key=lambda problem: problem.line or 0))
     spec = document.data.get("spec") or {}
     routing = spec.get("routing") or {}
-    if "default_strategy" in routing:
-        log.warning("%s: spec.routing.default_strategy is not acted on yet: the model's name picks the provider", path)
     breaker = routing.get("circuit_breaker") or {}
     found = (spec.get("providers") or {}).items()
     return ProvidersFile(
         tuple(_spec(name, section, path, environ) for name, section in found),
         routing.get("fallback_enabled", True),
         BreakerPolicy(breaker.get("failure_threshold", 5), breaker.get("recovery_timeout", 30.0)),
+        tuple(_warnings(spec, environ)),
     )
+
+
+def _warnings(spec: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[str]:
+    if "default_strategy" in (spec.get("routing") or {}):
+        yield "spec.routing.default_strategy is not acted on yet: the model's name picks the provider"
+    for name, section in (spec.get("providers") or {}).items():
+        if section.get("api_key_env") and not _key(section, environ):
+            yield f"provider {name}: the variable {section['api_key_env']} is not set; requests go without a key"
 
 
 def _further_problems(document: Document, environ: Mapping[str, str]) -> Iterator[Problem]:
@@ -81,16 +87,13 @@ def _key(section: Mapping[str, Any], environ: Mapping[str, str]) -> str:
 
 
 def _spec(name: str, section: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> ProviderSpec:
-    key_name, key = section.get("api_key_env", ""), _key(section, environ)
-    if key_name and not key:
-        log.warning("%s: provider %s: the variable %s is not set; requests go without a key", path, name, key_name)
     kind = section["type"]
     return ProviderSpec(
         name=name,
         kind=KINDS.get(kind, kind),
         endpoint=section.get("endpoint") or (_OLLAMA_ENDPOINT if kind == "ollama" else ""),
-        key_name=key_name,
-        key=key,
+        key_name=section.get("api_key_env", ""),
+        key=_key(section, environ),
         models=tuple(section.get("models") or ()),
         health_check_interval_s=section.get("health_check_interval"),
         parameters=section.get("parameters") or {},

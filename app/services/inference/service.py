@@ -110,6 +110,8 @@ class Inference:
     def _attach(self) -> tuple[list[ProviderSpec], BreakerPolicy]:
         environ, folder = self._node.environ, self._node.config_dir
         file = read_providers(folder / "providers.yaml", self._file_schema, environ)
+        for warning in file.warnings:
+            log.warning("%s: %s", folder / "providers.yaml", warning)
         if not file.fallback_enabled:
             self._fallbacks = ()
         attached = from_environment({spec.name: spec for spec in file.providers}, environ)
