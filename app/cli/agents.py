@@ -28,7 +28,7 @@ def listed(asked: Asked) -> None:
         note("There is no agent yet; `astromeshctl new agent NAME` writes one.")
         return
     names = ("name", "status", "pattern", "model", "nodes", "description")
-    show(table([name.upper() for name in names], [[row.get(name) for name in names] for row in rows]))
+    show(table([name.upper() for name in names], [[row.get(name) for name in names] for row in rows], whole=2))
     for row in rows:
         note_wrong(row)
     note_missing(reply)

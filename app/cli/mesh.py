@@ -16,7 +16,7 @@ from app.cli.text import count, fields, printable, table
 _CLEAR = "\x1b[H\x1b[2J"
 _EVERY_S = 1.0
 _HEAD = ("NAME", "STATUS", "URL", "CPU", "REQ", "SEEN", "SERVICES")
-_LEGEND = "* leads; REQ: requests in flight; SEEN: since the last sign of life that came here"
+_LEGEND = "* leads; SEEN: since its last sign of life"
 
 
 @click.group()
@@ -110,7 +110,7 @@ def members(rows: Sequence[Mapping[str, Any]], now: float) -> str:
     states = [_state(row) for row in rows]
     told = [_member(row, state, now) for row, state in zip(rows, states, strict=True)]
     alive = sum(row.get("status") == "alive" for row in rows)
-    return f"{table(_HEAD, told)}\n{alive} of {count(len(rows), 'member')} alive; {_LEGEND}"
+    return f"{table(_HEAD, told, whole=3)}\n{alive} of {count(len(rows), 'member')} alive; {_LEGEND}"
 
 
 def _member(row: Mapping[str, Any], state: str, now: float) -> Sequence[Any]:

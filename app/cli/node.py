@@ -121,14 +121,14 @@ class Node:
             told = f"{response.status} {response.reason}".strip()
             kind = response.getheader("Content-Type", "no content type")
             raise Failure(f"{self.url} answers {method} {path} with {told} ({kind}), and not as an Astromesh node does; check the URL.")
-        raise self._refused(response.status, error, f"{method} {path.partition('?')[0]}")
+        raise self._refused(response.status, error)
 
-    def _refused(self, status: int, error: Mapping[str, Any], asked: str) -> Failure:
+    def _refused(self, status: int, error: Mapping[str, Any]) -> Failure:
         told = f"{self.url} answers {status}: {error['message']}"
         if status == 401:
             return Failure(f"{told} Here: ASTROMESH_API_KEY, ASTROMESH_API_KEY_FILE or --api-key.")
         if error.get("code") in _OLDER:
-            return Failure(f"{told} The node does not know {asked}: it is of another version than this command ({__version__}).")
+            return Failure(f"{told} Either that part of the node is off, or it is of another version than this command ({__version__}).")
         return Failure(told)
 
     def _events(self, response: HTTPResponse) -> Iterator[Event]:

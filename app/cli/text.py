@@ -1,7 +1,8 @@
 """Text for a terminal: what others wrote can neither steer the terminal nor break a table; tables fit 80 columns."""
 
+import json
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 WIDTH = 80
@@ -25,6 +26,8 @@ def cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
         return ", ".join(cell(each) for each in value)
+    if isinstance(value, Mapping):
+        value = json.dumps(value, ensure_ascii=False)
     return " ".join(printable(str(value)).split())
 
 
@@ -33,11 +36,9 @@ def cut(text: str, width: int) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], whole: int = 0, width: int = WIDTH) -> str:
-    """Lines of at most ``width`` columns: the widest one is cut first, and the first ``whole`` ones never."""
+    """Lines of at most ``width`` columns: the widest one is cut first, and the first ``whole`` ones only when nothing else is left."""
     lines = [list(head), *([cell(value) for value in row] for row in rows)]
-    first = [max(map(len, column)) for column in zip(*(line[:whole] for line in lines), strict=True)]
-    room = width - sum(first) - len(_GAP) * whole
-    widths = [*first, *_widths([line[whole:] for line in lines], room)]
+    widths = _widths(lines, width, whole)
     return "\n".join(_line([cut(value, limit) for value, limit in zip(line, widths, strict=True)], widths) for line in lines)
 
 
@@ -83,10 +84,11 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _widths(lines: Sequence[Sequence[str]], width: int) -> list[int]:
+def _widths(lines: Sequence[Sequence[str]], width: int, whole: int = 0) -> list[int]:
     widths = [max(len(value) for value in column) for column in zip(*lines, strict=True)]
-    while sum(widths) + len(_GAP) * (len(widths) - 1) > width and max(widths, default=0) > _LEAST:
-        widths[widths.index(max(widths))] -= 1
+    for first in (whole, 0):
+        while sum(widths) + len(_GAP) * (len(widths) - 1) > width and max(widths[first:], default=0) > _LEAST:
+            widths[widths.index(max(widths[first:]), first)] -= 1
     return widths
 
 

@@ -36,7 +36,7 @@ def listed(asked: Asked, agent: str | None, limit: int) -> None:
         note("There is no trace" + (f" of the agent {agent!r}" if agent else "") + " at this node yet.")
         return
     head = ("TRACE", "WHAT", "STARTED", "TOOK", "STATUS")
-    show(table(head, [(row.get("trace_id"), _what(row), _moment(row), _took(row), row.get("status")) for row in rows]))
+    show(table(head, [(row.get("trace_id"), _what(row), _moment(row), _took(row), row.get("status")) for row in rows], whole=1))
 
 
 def _what(row: Mapping[str, Any]) -> Any:

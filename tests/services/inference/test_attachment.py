@@ -93,11 +93,17 @@ def test_what_cannot_be_attached_is_an_error(tmp_path: Path, provider: str, told
     assert told in problems(tmp_path, "    " + provider)
 
 
-def test_what_is_not_acted_on_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    load(tmp_path, "    a: {type: ollama, api_key_env: MISSING}", "  routing: {default_strategy: round_robin}\n")
-    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
-    assert "default_strategy is not acted on yet" in caplog.text
-    assert "MISSING is not set" in caplog.text
+async def test_what_is_not_acted_on_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    providers, routing = (
+        "    a: {type: ollama, endpoint: 'http://127.0.0.1:1', api_key_env: MISSING}",
+        "  routing: {default_strategy: round_robin}\n",
+    )
+    assert len(load(tmp_path, providers, routing).warnings) == 2
+    async with mounted(Inference({}, node_context(tmp_path))):
+        told = [record.getMessage() for record in caplog.records if "providers.yaml" in record.getMessage()]
+    assert len(told) == 2
+    assert "default_strategy is not acted on yet" in told[0]
+    assert "MISSING is not set" in told[1]
 
 
 @pytest.mark.parametrize(
