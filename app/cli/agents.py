@@ -36,7 +36,7 @@ def listed(asked: Asked) -> None:
 
 def note_wrong(row: Mapping[str, Any]) -> None:
     """Why an agent does not run, or not as its file says."""
-    reasons = [row["reason"]] if row.get("reason") else []
+    reasons = [row[name] for name in ("reason", "stale") if row.get(name)]
     for reason in [*reasons, *(row.get("errors") or ()), *(row.get("warnings") or ())]:
         note(f"{cell(row.get('name'))}: {cell(reason)}")
 
@@ -44,8 +44,12 @@ def note_wrong(row: Mapping[str, Any]) -> None:
 @agents.command()
 @asks_node
 def reload(asked: Asked) -> int:
-    """Read the agent files anew, without dropping runs. Exit 1 when a file is broken."""
-    body = asked.node.post("/v1/agents/reload", {}).body
+    """Read the agent files anew, without dropping runs.
+
+    Every node that has agents does, whichever is asked. Exit 1 when a file is broken.
+    """
+    reply = asked.node.post("/v1/agents/reload", {})
+    body = reply.body
     broken = _rows(body.get("broken"))
     if asked.as_json:
         show_json(body)
@@ -54,6 +58,7 @@ def reload(asked: Asked) -> int:
     show(f"{count(len(loaded), 'agent')} loaded: {cell(loaded)}")
     for row in [*broken, *_rows(body.get("unavailable"))]:
         note_wrong(row)
+    note_missing(reply, "read anew")
     if broken:
         note(f"{count(len(broken), 'file')} broken; an agent that was loaded before stays as it was.")
     return 1 if broken else 0

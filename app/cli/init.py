@@ -12,7 +12,7 @@ from app.cli.draft import Draft
 from app.cli.failure import Failure
 from app.cli.invocation import Invocation, reads_files
 from app.cli.output import note, show, show_json
-from app.cli.written import HOME, shipped, template, write
+from app.cli.written import HOME, shipped, write
 from app.config.address import check_node_url, check_url
 from app.config.files import examine_path
 
@@ -158,7 +158,7 @@ def _texts(plan: Plan) -> dict[str, str]:
     if plan.role in ("full", "worker"):
         texts["agents/assistant.agent.yaml"] = shipped("agents/assistant.agent.yaml")
     if plan.role in ("full", "gateway"):
-        texts["channels.yaml"] = template("channels.yaml")
+        texts["channels.yaml"] = shipped("channels.yaml")
     return texts
 
 

@@ -23,7 +23,7 @@ def show_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-def note_missing(reply: Reply) -> None:
-    """Say that the list is not whole."""
+def note_missing(reply: Reply, what: str = "in this answer") -> None:
+    """Say that the answer is not whole."""
     if reply.missing:
-        note(f"Not in this list, for they did not answer: {reply.missing}.")
+        note(f"Not {what}, for they did not answer: {reply.missing}.")

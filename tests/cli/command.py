@@ -7,7 +7,7 @@ import pty
 import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,14 @@ class Terminal:
     def interrupt(self) -> None:
         """What Ctrl-C does at a terminal."""
         os.killpg(self._process.pid, signal.SIGINT)
+
+    async def interrupted(self) -> int:
+        """The code of a command that ends by Ctrl-C, pressed again where it came just before the command began to read the keys."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                self.interrupt()
+                with suppress(TimeoutError):
+                    return await asyncio.wait_for(asyncio.shield(self._process.wait()), 1)
 
     async def code(self) -> int:
         return await asyncio.wait_for(self._process.wait(), PATIENCE_S)

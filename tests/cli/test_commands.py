@@ -19,7 +19,7 @@ async def test_a_node_tells_what_it_is_and_who_answers_for_each_service(tmp_path
     away = f"http://127.0.0.1:{free_port()}"
     async with node(profile(tmp_path / "worker.yaml", ["tools", "agents"]), tmp_path / "w") as worker:
         peers = {"w-1": (worker.url, ["tools", "agents"]), "gone": (away, ["memory"])}
-        async with node(profile(tmp_path / "front.yaml", ["channels"], peers=peers), tmp_path / "f") as front:
+        async with node(profile(tmp_path / "front.yaml", [], peers=peers), tmp_path / "f") as front:
             await asked(front.url, "agents", "list")  # the first question makes the node look at its peers
             status = (await asked(front.url, "status")).out
             assert "front (" in status
