@@ -82,6 +82,12 @@ def test_the_mesh_imports_nothing_of_the_node_but_errors_and_what_carries_it_the
     assert not {name for name in imports(module) if not within(name, "app.mesh")} - allowed
 
 
+@pytest.mark.parametrize("module", [name for name in MODULES if within(name, "app.cli")])
+def test_the_command_imports_nothing_of_the_node_but_its_configuration(module: str) -> None:
+    allowed = {"app", "app.errors"}
+    assert not {name for name in imports(module) if not within(name, "app.cli") and not within(name, "app.config")} - allowed
+
+
 @cache
 def reach(module: str) -> frozenset[str]:
     """Every module that ``module`` imports, directly or not."""

@@ -11,7 +11,7 @@ import click
 from app.cli.failure import EX_CONFIG, BadConfiguration
 from app.cli.invocation import Invocation, reads_files
 from app.cli.output import note, show, show_json
-from app.cli.text import cell, count, table
+from app.cli.text import cell, count, here, table
 from app.config.files import examine_all, examine_path
 from app.config.origins import settings
 from app.errors import ConfigError, Examined
@@ -36,7 +36,7 @@ def validate(said: Invocation, as_json: bool, paths: Sequence[Path]) -> int:
     if as_json:
         show_json({"valid": not wrong, "files": [_as_json(each) for each in found]})
         return EX_CONFIG if wrong else 0
-    show(table(("STATUS", "KIND", "FILE"), [(_status(each), each.kind, _short(each.file)) for each in found]))
+    show(table(("STATUS", "KIND", "FILE"), [(_status(each), each.kind, here(each.file)) for each in found]))
     sys.stdout.flush()
     for each in found:
         _tell(each)
@@ -76,12 +76,6 @@ def _tell(found: Examined) -> None:
     for problem in found.problems:
         note(f"error: {problem}")
     for warning in found.warnings:
-        note(f"warning: {_short(found.file)}: {cell(warning)}")
+        note(f"warning: {here(found.file)}: {cell(warning)}")
     if found.unread:
-        note(f"not read: {_short(found.file)}: {found.unread}")
-
-
-def _short(file: str) -> str:
-    """A path below the working directory as a person there would write it."""
-    path = Path(file)
-    return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else file
+        note(f"not read: {here(found.file)}: {found.unread}")

@@ -14,7 +14,8 @@ from app.cli.draft import Draft
 from app.cli.failure import Failure
 from app.cli.invocation import Invocation, reads_files
 from app.cli.output import note, show, show_json
-from app.cli.written import template, write
+from app.cli.text import here
+from app.cli.written import SHIPPED, template, write
 from app.config.address import check_url
 from app.config.files import examine_path
 from app.config.settings import parse
@@ -76,11 +77,14 @@ def profile(said: Invocation, as_json: bool, name: str, base: str, output: Path 
 
 
 def _profile_text(folder: Path, base: str) -> str:
+    """The profile of that name in the folder, or that ships with the node."""
+    found = {path.stem: path for place in (SHIPPED / "profiles", folder) for path in sorted(place.glob("*.yaml"))}
+    if base not in found:
+        raise Failure(f"There is no profile {base!r} to begin with; there is {', '.join(sorted(found)) or 'none'}.")
     try:
-        return (folder / f"{Path(base).name}.yaml").read_text("utf-8")
+        return found[base].read_text("utf-8")
     except (OSError, UnicodeError) as error:
-        known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml"))) or "none"
-        raise Failure(f"There is no profile {base!r} in {folder} to begin with; there is {known}.") from error
+        raise Failure(f"{found[base]} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}.") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,7 @@ class WebhookTool:
 
     def program(self, file: Path) -> str:
         port = urlsplit(self.url).port or _PORT
-        return template("tool.py.txt", name=self.name, file=str(file), port=str(port))
+        return template("tool.py.txt", name=self.name, file=file.name, port=str(port))
 
 
 @new.command()
@@ -134,7 +138,7 @@ def tool(said: Invocation, as_json: bool, output: Path | None, force: bool, **to
     if not file:
         note("Put this below `tools:` in the agent's file:")
         show("\n".join(f"    {line}" for line in made.entry()))
-    note(f"Run it: python3 {program}")
+    note(f"Run it: python3 {here(program)}")
     note(f"Then: astromeshctl agents reload (or start the node anew). Nodes call it at {made.url}.")
 
 
@@ -198,4 +202,4 @@ def _tell(told: Mapping[str, Any], as_json: bool) -> None:
         show_json(told)
         return
     for path in told["written"]:
-        show(f"wrote {path}")
+        show(f"wrote {here(path)}")

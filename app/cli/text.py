@@ -3,6 +3,7 @@
 import json
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 WIDTH = 80
@@ -33,6 +34,12 @@ def cell(value: Any) -> str:
 
 def cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def here(file: str | Path) -> str:
+    """A path as a person in the working directory would write it."""
+    path = Path(file)
+    return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else str(file)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], whole: int = 0, width: int = WIDTH) -> str:
