@@ -3,7 +3,7 @@
 import importlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from app.config import Configuration, load
@@ -95,9 +95,9 @@ class _Origins:
         for service, entry in SERVICES.items():
             given = self._profile.sections.get(service, {})
             yield from self._leaves(("spec", service), given)
-            for each in _settings_of(entry.settings):
-                if each.name not in given and each.default is not MISSING:
-                    yield Setting(f"spec.{service}.{each.name}", each.default, DEFAULT)
+            if entry.settings:
+                module, _, name = entry.settings.partition(":")
+                yield from _left_out(f"spec.{service}", getattr(importlib.import_module(module), name)(), given)
 
     def _leaves(self, path: tuple[str, ...], value: Any) -> Iterator[Setting]:
         if isinstance(value, Mapping):
@@ -125,12 +125,14 @@ class _Origins:
         return value
 
 
-def _settings_of(target: str | None) -> tuple[Field[Any], ...]:
-    """The fields of a service's settings; what the node itself sets is no setting."""
-    if target is None:
-        return ()
-    module, _, name = target.partition(":")
-    return tuple(each for each in fields(getattr(importlib.import_module(module), name)) if each.name != "agent_files")
+def _left_out(path: str, defaults: Any, given: Mapping[str, Any]) -> Iterator[Setting]:
+    """The settings of a section that the profile leaves out, with their defaults; what the node itself sets is none of them."""
+    for each in fields(defaults):
+        value = getattr(defaults, each.name)
+        if is_dataclass(value):
+            yield from _left_out(f"{path}.{each.name}", value, given.get(each.name, {}))
+        elif each.name not in given and each.name != "agent_files":
+            yield Setting(f"{path}.{each.name}", value, DEFAULT)
 
 
 def _shown(name: str, value: Any) -> Any:

@@ -49,7 +49,12 @@ SERVICES: Mapping[str, ServiceEntry] = {
         "app.services.channels:Channels", {"channels": None}, files=_CHANNELS_FILE, settings="app.services.channels.settings:Settings"
     ),
     "rag": ServiceEntry(None, {"rag": None}, files=Files("RAGPipeline", "rag/*.rag.yaml", None)),
-    "observability": ServiceEntry("app.services.observability:Observability", {"traces": None, "metrics": None}, forwarded=False),
+    "observability": ServiceEntry(
+        "app.services.observability:Observability",
+        {"traces": None, "metrics": None},
+        forwarded=False,
+        settings="app.config.profile:ObservabilitySettings",
+    ),
 }
 
 SERVICE_NAMES = ("api", *SERVICES)

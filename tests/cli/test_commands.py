@@ -161,6 +161,23 @@ def test_a_trace_is_a_tree_with_durations() -> None:
     assert all(len(line) <= 80 for line in lines)
 
 
+async def test_one_question_is_a_tree_over_all_nodes_that_worked_on_it(tmp_path: Path) -> None:
+    async with node(profile(tmp_path / "worker.yaml", EVERYTHING), tmp_path / "w") as worker:
+        peers = {"worker-1": (worker.url, EVERYTHING)}
+        async with node(profile(tmp_path / "gateway.yaml", [], peers=peers), tmp_path / "g") as gateway:
+            assert "There is no trace" in (await asked(gateway.url, "traces", "list")).err
+            trace_id = (await asked(gateway.url, "run", "assistant", "What is 17*23?")).err.rsplit("trace ", 1)[1].strip()
+            listed = (await asked(gateway.url, "traces", "list", "--agent", "assistant")).out
+            assert listed.splitlines()[1].split()[:2] == [trace_id, "assistant"]
+            shown = (await asked(gateway.url, "traces", "show", trace_id)).out
+            tool = next(line for line in shown.splitlines() if "execute_tool calculator" in line)
+            assert tool.split()[-3] == "worker"
+            assert tool.startswith("   ")
+            assert shown.splitlines()[1].split()[-3] == "gateway"
+            assert (await asked(gateway.url, "traces", "show", trace_id, "--json")).json["trace_id"] == trace_id
+            assert "no trace of the agent 'nobody'" in (await asked(gateway.url, "traces", "list", "--agent", "nobody")).err
+
+
 async def test_completion_is_offered_for_each_shell() -> None:
     for shell in ("bash", "zsh", "fish"):
         done = await ctl(_ASTROMESHCTL_COMPLETE=f"{shell}_source")

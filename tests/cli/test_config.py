@@ -111,6 +111,7 @@ async def test_every_value_says_where_it_comes_from_and_secrets_are_masked(tmp_p
     assert found["spec.peers[0]"] == ("inference-1 at http://inference:8000 for inference", "custom.yaml:17")
     assert found["spec.tools.execute_timeout_s"] == (5, "custom.yaml:20")
     assert found["spec.tools.max_result_bytes"] == (262144, "default")
+    assert found["spec.observability.traces.sample_ratio"] == (1.0, "default")
     assert found["api_keys"] == (["ada:***", "key-2:***"], "environment ASTROMESH_API_KEYS")
     assert found["mesh_key"] == (["***"], "environment ASTROMESH_MESH_KEY_FILE")
     assert found["OPENAI_API_KEY"] == ("***", "environment OPENAI_API_KEY")

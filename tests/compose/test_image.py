@@ -101,6 +101,11 @@ def test_any_other_command_runs_as_it_is() -> None:
     assert docker("run", "--rm", "astromesh:latest", "sh", "-c", "id -u; pwd").stdout.split() == ["10001", "/app"]
 
 
+def test_the_command_is_on_the_path_and_writes_a_configuration_where_it_may() -> None:
+    told = docker("run", "--rm", *LOCKED_DOWN, "astromesh:latest", "astromeshctl", "init", "--non-interactive", "--output", "/tmp/made")
+    assert "wrote /tmp/made/runtime.yaml" in told.stdout
+
+
 def test_the_image_carries_neither_pip_nor_tests_nor_a_key() -> None:
     command = "ls /app /app/app; python -m pip --version || echo no pip; env"
     told = docker("run", "--rm", "astromesh:latest", "sh", "-c", command).stdout
