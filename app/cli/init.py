@@ -1,5 +1,6 @@
 """`init`: write a configuration that starts, after a short dialogue or by options alone."""
 
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -99,7 +100,8 @@ def init(said: Invocation, as_json: bool, output: Path, non_interactive: bool, f
     wrong = [problem for each in examine_path(output, said.environ) if Path(each.file) in texts for problem in each.problems]
     if wrong:
         raise Failure("what was written does not load:\n" + "\n".join(map(str, wrong)))
-    start = f"ASTROMESH_CONFIG_DIR={output} ASTROMESH_PROFILE={output / 'runtime.yaml'} {HOME / 'entrypoint.sh'}"
+    folder, profile, program = (shlex.quote(str(path)) for path in (output, output / "runtime.yaml", HOME / "entrypoint.sh"))
+    start = f"ASTROMESH_CONFIG_DIR={folder} ASTROMESH_PROFILE={profile} {program}"
     if as_json:
         show_json({"written": [str(path) for path in texts], "start": start})
         return

@@ -7,11 +7,14 @@ from typing import Any
 
 import click
 
+from app import __version__
 from app.cli.failure import Failure
 from app.cli.node import Node
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 Command = Callable[..., Any]
+_MISREAD = (AttributeError, LookupError, TypeError, ValueError)
+"""What comes of showing an answer whose parts are not what they should be: a list, say, where a number is expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,12 @@ def asks_node(command: Command) -> Command:
     @wraps(command)
     def asking(said: Invocation, /, url: str | None, key: str | None, as_json: bool, **rest: Any) -> Any:
         said = replace(said, url=url or said.url, key=key or said.key)
-        return command(Asked(node_of(said), as_json or said.as_json), **rest)
+        asked = Asked(node_of(said), as_json or said.as_json)
+        try:
+            return command(asked, **rest)
+        except _MISREAD as error:
+            told = f"{asked.node.url} answers what this command cannot read ({type(error).__name__}: {error})"
+            raise Failure(f"{told}; it is of another version than {__version__}, or no Astromesh node.") from error
 
     return asking
 

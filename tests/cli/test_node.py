@@ -1,6 +1,7 @@
 """What a person is told when a node is not there, refuses, or is none: on stderr, with a non-zero exit and the remedy."""
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -73,6 +74,26 @@ async def test_json_of_another_shape_is_no_answer_of_a_node() -> None:
             done = await ctl(*command, "--url", url)
             assert done.code == 1, (command, done)
             assert done.err.startswith("Error: "), done
+
+
+ODD = {
+    "node_id": 1, "uptime_seconds": "long", "services": {"tools": 1}, "reaches": 3, "peers": [{"services": 3, "state": []}],
+    "mesh": {"enabled": True, "node_id": [], "cluster_size": "x"}, "healthy": True, "checks": {"a": {"status": [], "message": {}}},
+    "nodes": [{"load": [], "last_heartbeat": "never"}], "agents": [{"errors": 3}], "broken": 3, "loaded": 3, "providers": [{}],
+    "tools": [{"parameters": {"properties": 3}}], "traces": [{"started_at": 1e300, "duration_ms": []}], "spans": [{"children": 3}],
+    "histograms": {"a": {"count": []}}, "counters": {"b": {}}, "trace_id": {}, "status": 7,
+}  # fmt: skip
+
+
+async def test_no_json_makes_a_command_fail_in_another_way() -> None:
+    async def odd(request: Request) -> Response:
+        return PlainTextResponse(json.dumps(ODD), media_type="application/json")
+
+    async with serve(Starlette(routes=[Route("/{path:path}", odd, methods=["GET", "POST"])])) as url:
+        for command in COMMANDS:
+            done = await ctl(*command, "--url", url)  # which fails on a traceback
+            assert done.code == 0 or done.err.startswith("Error: "), (command, done)
+        assert "cannot read (ValueError" in (await ctl("status", "--url", url)).err
 
 
 async def test_an_address_that_sends_on_is_told() -> None:
