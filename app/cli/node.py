@@ -143,7 +143,6 @@ class Node:
                 if data:
                     yield Event(kind, self._parsed("\n".join(data)))
                 kind, data = "", []
-        raise Failure(f"The stream of {self.url} broke off; whether the agent finished its work is not known. Ask again.")
 
     def _line(self, response: HTTPResponse) -> str:
         with self._telling():

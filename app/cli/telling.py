@@ -1,6 +1,7 @@
 """A run, told as it goes on: the agent's words on stdout; on stderr its tool calls, their results, and what it took."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -18,15 +19,19 @@ class Telling:
         self._words = ""
         self._step: Any = None
         self._open_line = False
+        self._ended = False
 
     def tell(self, events: Iterator[Event]) -> Mapping[str, Any]:
         """Tell the run to its end and return its result. Raises Failure for the error that it ended in."""
-        while self.result is None:
-            event = next(events, None)
-            if event is None:
-                raise Failure("The answer ended before the run did; ask again.")
-            self._event(event)
-        return self.result
+        try:
+            for event in events:
+                self._event(event)
+                if self.result is not None:
+                    return self.result
+        finally:
+            if self._ended:
+                _hear_out(events)
+        raise Failure("The answer broke off; whether the agent finished its work is not known. Ask again.")
 
     def end_line(self) -> None:
         """Begin a new line where words stand on this one."""
@@ -46,8 +51,10 @@ class Telling:
             case "tool_result":
                 self._aside(_result(event.data))
             case "done":
+                self._ended = True
                 self._done(event.data)
             case "error":
+                self._ended = True
                 self.end_line()
                 raise Failure(_message(event.data))
 
@@ -75,6 +82,13 @@ class Telling:
             self._say(answer)
         self.end_line()
         self.result = result
+
+
+def _hear_out(events: Iterator[Event]) -> None:
+    """Read what is left, the stream's end: who hangs up before it has not heard the answer, as far as the node can know."""
+    with suppress(Failure):
+        for _ in events:
+            pass
 
 
 def summary(result: Mapping[str, Any], seconds: float) -> str:

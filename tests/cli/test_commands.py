@@ -173,7 +173,7 @@ async def test_one_question_is_a_tree_over_all_nodes_that_worked_on_it(tmp_path:
             tool = next(line for line in shown.splitlines() if "execute_tool calculator" in line)
             assert tool.split()[-3] == "worker"
             assert tool.startswith("   ")
-            assert shown.splitlines()[1].split()[-3] == "gateway"
+            assert shown.splitlines()[1].split()[-3] == "gateway"  # and nothing after the time: the node heard no early goodbye
             assert (await asked(gateway.url, "traces", "show", trace_id, "--json")).json["trace_id"] == trace_id
             assert "no trace of the agent 'nobody'" in (await asked(gateway.url, "traces", "list", "--agent", "nobody")).err
 
