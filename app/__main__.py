@@ -68,18 +68,22 @@ def _told(arguments: Sequence[str]) -> int:
 
 
 async def _serve(configuration: Configuration) -> None:
-    """Run the node; the first SIGTERM or SIGINT begins its drain, a second one cancels it, which ends everything at once."""
+    """Run the node; the first SIGTERM or SIGINT begins its drain, a second one cancels it, which ends everything at once. SIGHUP has its
+    agent files read anew."""
     stopping = asyncio.Event()
-    node = asyncio.current_task()
+    running = asyncio.current_task()
+    node = Node(configuration)
 
     def stop() -> None:
-        if stopping.is_set() and node is not None:
-            node.cancel()
+        if stopping.is_set() and running is not None:
+            running.cancel()
         stopping.set()
 
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
-    await Node(configuration).run(stopping)
+        loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGHUP, node.reread.set)
+    await node.run(stopping)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

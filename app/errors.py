@@ -20,8 +20,10 @@ NodeError (500 internal_error)
 ├── UnsupportedMediaType (415 unsupported_media_type)
 ├── Misdirected (421 misdirected)
 ├── InvalidBody (422 invalid_body)
+│   └── InvalidAgent (422 invalid_agent): with every problem of the agent that was sent
 ├── KeyReused (422 idempotency_key_reused)
 ├── GuardrailBlocked (422 guardrail_blocked)
+├── UpgradeRequired (426 upgrade_required)
 ├── RateLimited (429 rate_limited)
 ├── PeerLost (502 peer_lost)
 ├── OutputInvalid (502 output_invalid)
@@ -153,6 +155,10 @@ class GuardrailBlocked(NodeError):
     status, code, type = 422, "guardrail_blocked", "invalid_request_error"
 
 
+class UpgradeRequired(NodeError):
+    status, code, type = 426, "upgrade_required", "invalid_request_error"
+
+
 class RateLimited(NodeError):
     """A client asks more than it may; unlike ProviderRateLimited, which a provider says of the node."""
 
@@ -256,6 +262,21 @@ class Examined:
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
     unread: str = ""
+
+
+class InvalidAgent(InvalidBody):
+    """An agent that was sent and cannot be used; the answer's ``errors`` are all of its problems."""
+
+    code = "invalid_agent"
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems), param=f"$.{problems[0].path}" if problems[0].path else "$")
+        self.problems = tuple(problems)
+
+    def body(self) -> dict[str, Any]:
+        body = super().body()
+        body["error"]["errors"] = [str(problem) for problem in self.problems]
+        return body
 
 
 class ConfigError(NodeError):

@@ -18,6 +18,7 @@ from app.context import CURRENT, current
 from app.errors import BadRequest, InvalidBody, MethodNotAllowed, ModelNotFound, NotBegun, NotFound
 from app.gather import LISTINGS, Gatherer
 from app.placement import Placement
+from app.roster import Roster
 from app.session import NO_STORE, check_session_id, new_session_id
 from app.tracing import active
 
@@ -32,9 +33,10 @@ _RUN = re.compile(r"/v1/agents/([^/]+)/run")
 class Front:
     """Dispatches every path that is not the node's own."""
 
-    def __init__(self, placement: Placement, gatherer: Gatherer) -> None:
+    def __init__(self, placement: Placement, gatherer: Gatherer, roster: Roster) -> None:
         self._placement = placement
         self._gatherer = gatherer
+        self._roster = roster
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,6 +47,8 @@ class Front:
             await self._by_model(scope, receive, send)
         elif scope["method"] == "POST" and (run := _RUN.fullmatch(path)):
             await self._run(run[1], scope, receive, send)
+        elif path.startswith("/v1/agents") and scope["method"] in ("POST", "PUT", "DELETE"):
+            await self._change(path, scope, receive, send)
         else:
             await self._place(path, scope)(scope, receive, send)
 
@@ -98,6 +102,21 @@ class Front:
         if key is None:
             return self._placement.store_for_new_session()
         return self._placement.store_for_key(f"{current().principal}\0{agent}\0{key.decode('latin-1')}")
+
+    async def _change(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have agents made, changed, deleted or read anew."""
+        if path == "/v1/agents/reload" and scope["method"] == "POST":
+            await (await self._roster.reload())(scope, receive, send)
+        elif path != "/v1/agents" or scope["method"] != "POST":
+            await self._roster.change(self._place(path, scope), (scope, receive, send))
+        else:
+            raw, body = await self._json_body(scope, receive)
+            metadata = body.get("metadata")
+            name = metadata.get("name") if isinstance(metadata, Mapping) else None
+            try:
+                await self._roster.make(name if isinstance(name, str) else None, (scope, _replay(raw, receive), send))
+            finally:
+                self._held -= len(raw)
 
     async def _agent(self, agent: str, session: str | None, request: tuple[Scope, Receive, Send]) -> None:
         """Run an agent where its conversation is kept; without a session, anywhere."""

@@ -32,6 +32,7 @@ from app.node_client import NodeClient
 from app.peers.peer import Peer, Peers
 from app.peers.static import StaticPeers
 from app.placement import LocalService, Placement
+from app.roster import Roster
 from app.server import Server, base_url, leave_url, listen, told_address
 from app.services import SERVICES
 from app.services.contract import NodeContext, Service
@@ -69,6 +70,8 @@ class Node:
         self.node_id = new_node_id()
         self.url = ""
         self.listening = asyncio.Event()
+        self.reread = asyncio.Event()
+        """Set it to have the agent files read anew."""
         self._draining = asyncio.Event()
         self._registry = CollectorRegistry()
         self._recorder = Recorder(profile.observability.traces, content=profile.observability.content)
@@ -86,6 +89,7 @@ class Node:
             environ=configuration.environ,
             traces=self._recorder,
             ask_peers=self._ask_peers,
+            changed=self._tell_change,
         )
         self._services = {name: load_service(name)(profile.section(name), context) for name in enabled if name not in missing}
         self._wire(missing)
@@ -119,7 +123,8 @@ class Node:
         )
         self._gatherer = Gatherer(lambda: self._edge.name, self._placement, client)
         self._system = System(view, MeshRoutes(self.membership, auth))
-        app = _dispatch(self._system, Front(self._placement, self._gatherer))
+        self._roster = Roster(lambda: self._edge.name, self._placement, client, meshed=profile.mesh is not None)
+        app = _dispatch(self._system, Front(self._placement, self._gatherer, self._roster))
         self._edge = Edge(
             app,
             profile.api,
@@ -164,6 +169,10 @@ class Node:
     async def _ask_peers(self, target: str) -> tuple[Sequence[tuple[str, Any]], Sequence[str]]:
         return await self._gatherer.answers(target)
 
+    def _tell_change(self) -> None:
+        if self.membership:
+            self.membership.renew()
+
     async def run(self, stopping: asyncio.Event) -> None:
         """Serve until ``stopping`` is set, then drain. Raises ConfigError at start, and what stopped a service afterwards."""
         async with AsyncExitStack() as stack:
@@ -177,6 +186,7 @@ class Node:
             async with asyncio.TaskGroup() as group:
                 work = [group.create_task(service.run()) for service in self._services.values()]
                 work += [group.create_task(self._take_part(listeners[-1])), group.create_task(self._edge.run())]
+                work.append(group.create_task(self._roster.reread_when(self.reread)))
                 serving = group.create_task(server.serve(sockets=listeners))
                 await stopping.wait()
                 await self._drain()

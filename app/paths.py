@@ -6,6 +6,7 @@ from app.services import SERVICES
 
 _OWNERS = {segment: (service, key_at) for service, entry in SERVICES.items() for segment, key_at in entry.paths.items()}
 _ROUTES = frozenset({"/v1/agents", "/v1/agents/{}", "/v1/agents/{}/run", "/v1/chat/completions", "/v1/embeddings", "/v1/providers"})
+_ROUTES |= {"/v1/agents/reload", "/v1/ws/agent/{}"}
 _ROUTES |= {"/v1/models", "/v1/models/{}", "/v1/tools", "/v1/tools/builtin", "/v1/tools/execute", "/v1/memory/{}/history/{}"}
 _ROUTES |= {"/v1/memory/{}/history/{}/turns/{}", "/v1/system/status", "/v1/system/doctor", "/v1/health", "/v1/metrics"}
 _ROUTES |= {"/v1/memory/{}/runs/{}/{}"}

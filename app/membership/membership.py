@@ -123,6 +123,11 @@ class Membership:
         self._draining = True
         self._loop.update_own(draining=True)
 
+    def renew(self) -> None:
+        """Tell the others at once that what this node serves has changed."""
+        if self._started:
+            self._say()
+
     async def leave(self) -> None:
         """Leave for good, until the node starts anew."""
         if not self._loop.maia.has_left:
@@ -141,7 +146,7 @@ class Membership:
             self._take_in()
             await asyncio.sleep(RENEW_S)
 
-    def _say(self, load: Load) -> None:
+    def _say(self, load: Load | None = None) -> None:
         facts = self._me.facts()
         keys = {name: sorted(each.keys) for name, each in facts.items() if each.keys is not None}
         self._loop.update_own(

@@ -60,6 +60,11 @@ class MeshPeers:
             async with asyncio.timeout(REFRESH_S):
                 await self._changed.wait()
 
+    async def reread(self, service: str) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REFRESH_S):
+                await asyncio.gather(*(self._fetch(peer) for peer in self._all if peer.usable and peer.offers(service)))
+
     def follow(self, now: float) -> None:
         """Take in the view as it is now (monotonic seconds)."""
         view = self._view()

@@ -125,4 +125,9 @@ class Peers(Protocol):
         """Return once what is known of the peers is fresh, or soon all the same: a "nobody has it" must not rest on old news."""
         ...
 
+    async def reread(self, service: str) -> None:
+        """Ask those that offer a service what they have of it now, after a change there; return when they have said so, or soon all the
+        same."""
+        ...
+
     async def run(self) -> None: ...

@@ -56,6 +56,11 @@ class StaticPeers:
                 for peer in peers:
                     await self._asked[peer.name].wait()
 
+    async def reread(self, service: str) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REFRESH_S):
+                await asyncio.gather(*(self.probe(peer) for peer in self._peers if peer.usable and peer.offers(service)))
+
     async def run(self) -> None:
         """Probe each peer until cancelled."""
         async with asyncio.TaskGroup() as group:

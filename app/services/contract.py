@@ -39,9 +39,14 @@ async def no_peers(target: str) -> tuple[Sequence[tuple[str, Any]], Sequence[str
     return (), ()
 
 
+def untold() -> None:
+    """The ``changed`` of a node that nobody else has to know of."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodeContext:
-    """What a service may know of its node. ``environ`` is the process environment with every ``X_FILE`` secret already read into ``X``."""
+    """What a service may know of its node. ``environ`` is the process environment with every ``X_FILE`` secret already read into ``X``;
+    a service whose facts have changed calls ``changed``, so that other nodes hear of it at once."""
 
     name: str
     node_id: str
@@ -54,6 +59,7 @@ class NodeContext:
     environ: Mapping[str, str]
     traces: Recorder = OFF
     ask_peers: AskPeers = no_peers
+    changed: Callable[[], None] = untold
 
 
 class Service(Protocol):

@@ -30,7 +30,8 @@ class Tool:
 class Agent:
     """One agent. ``memory_turns`` is None without memory; ``unavailable`` says why this build cannot run it, "" when it can.
 
-    ``permitted`` are the tools that it may call, None for all of them.
+    ``permitted`` are the tools that it may call, None for all of them. ``made`` says that it came over HTTP, not from whoever runs the
+    node; ``stale`` what is wrong in its file, where that has broken since this agent was read.
     """
 
     name: str
@@ -53,6 +54,8 @@ class Agent:
     guardrails: tuple[Guardrail, ...] = ()
     warnings: tuple[str, ...] = ()
     unavailable: str = ""
+    made: bool = False
+    stale: str = ""
 
     def may_call(self, tool: str) -> bool:
         return self.permitted is None or tool in self.permitted
@@ -80,6 +83,8 @@ class Agent:
             "memory": self.memory_turns is not None,
             "status": "unavailable" if self.unavailable else "ready",
             "reason": self.unavailable or None,
+            "stale": self.stale or None,
+            "source": "http" if self.made else "file",
             "warnings": list(self.warnings),
             "guardrails": [guardrail.name for guardrail in self.guardrails],
         }

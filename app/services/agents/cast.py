@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.services.agents.mask import masked
 from app.services.agents.prompt import Prompt
 
 DEFAULT_MODEL = "default"
@@ -30,7 +31,7 @@ class ModelChoice:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
-        return {"model": self.name, "parameters": dict(self.parameters)}
+        return {"model": self.name, "parameters": masked(self.parameters)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Agents over HTTP: lists, runs (JSON, or server-sent events for who accepts them), and chat completions of ``agent/<name>``."""
+"""Agents at work over HTTP: runs (JSON, or server-sent events for who accepts them), and chat completions of ``agent/<name>``."""
 
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -15,9 +15,9 @@ from app.body import JSONAnswer, read_json, validator
 from app.context import current
 from app.services.agents.agent import Agent
 from app.services.agents.chat import Chat, agent_name, question
+from app.services.agents.editor import Editor
 from app.services.agents.events import Emit, Event, listen, silence
 from app.services.agents.idempotency import RunRecord, digest_of, digest_of_key, prefers_to_wait
-from app.services.agents.library import Library
 from app.services.agents.run import Question, Runner
 from app.services.contract import Locate
 from app.session import check_session_id, new_session_id
@@ -27,28 +27,19 @@ from app.sse import EventStream, encode
 class Routes:
     """The handlers. ``store_id`` names the store of a session that is made here, for a run that came without one."""
 
-    def __init__(self, library: Library, runner: Runner, store_id: str, locate: Locate) -> None:
-        self._library, self._runner, self._store_id, self._locate = library, runner, store_id, locate
+    def __init__(self, editor: Editor, runner: Runner, store_id: str, locate: Locate) -> None:
+        self._editor, self._runner, self._store_id, self._locate = editor, runner, store_id, locate
         requests: Mapping[str, Any] = json.loads(files(__package__).joinpath("schema.json").read_bytes())["requests"]
         self._run_schema, self._chat_schema = validator(requests["run"]), validator(requests["chat"])
 
     def all(self) -> Sequence[BaseRoute]:
         return [
-            Route("/v1/agents", self.list, methods=["GET"]),
-            Route("/v1/agents/{name}", self.detail, methods=["GET"]),
             Route("/v1/agents/{name}/run", self.run, methods=["POST"]),
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
         ]
 
-    async def list(self, request: Request) -> Response:
-        rows = self._library.rows()
-        return JSONAnswer({"agents": rows, "count": len(rows)})
-
-    async def detail(self, request: Request) -> Response:
-        return JSONAnswer(self._library.describe(request.path_params["name"]))
-
     async def run(self, request: Request) -> Response:
-        agent = self._library.find(request.path_params["name"])
+        agent = await self._editor.find(request.path_params["name"])
         body = await read_json(request, self._run_schema)
         session = _session(body) or new_session_id(self._store_id)
         streaming = _accepts_events(request)
@@ -86,7 +77,7 @@ class Routes:
 
     async def chat(self, request: Request) -> Response:
         body = await read_json(request, self._chat_schema)
-        agent = self._library.find(agent_name(body["model"]))
+        agent = await self._editor.find(agent_name(body["model"]))
         asked = question(body, agent, _session(body))
         chat = Chat(body["model"])
         if not asked.streaming:

@@ -23,6 +23,7 @@ from app.services.contract import Locate
 
 _SECRET = re.compile(r"auth|cookie|key|token|secret|password|signature", re.IGNORECASE)  # in the names of headers that carry one
 _TOO_DEEP = "The arguments or the result are nested too deeply; send flatter JSON."
+_PUBLIC_ONLY = "Webhooks of agents that were made over HTTP reach public addresses alone; write the agent as a file."
 _HANDED_OVER = "The call was handed to the client, who carries it out; its result does not come back in this run."
 
 
@@ -112,7 +113,8 @@ class Toolbox:
         return answer.get("result")
 
     async def _post(self, tool: Tool, arguments: Mapping[str, Any]) -> Any:
-        """Post the arguments to a webhook. The operator wrote its URL, so its host is allowed wherever it is."""
+        """Post the arguments to a webhook. The operator wrote the URL in a file, so its host is allowed wherever it is; that of an agent
+        which was made over HTTP only where it is public."""
         from app.outbound import Destinations, OutboundError, Request, anywhere, ask, host_of  # only who has webhooks needs the client
 
         if tool.parameters is not None:
@@ -123,7 +125,7 @@ class Toolbox:
         headers = {name: value for name, value in headers.items() if name.lower() not in written} | dict(tool.headers)
         request = Request("POST", tool.url, headers, json.dumps(arguments).encode(), self._settings.tool_timeout_s)
         try:
-            answer = await ask(request, Destinations((host_of(tool.url),), anywhere()))
+            answer = await ask(request, Destinations((host_of(tool.url),), () if self._agent.made else anywhere(), _PUBLIC_ONLY))
         except OutboundError as error:
             raise ToolFailed(str(error)) from None
         text = _without_secrets(answer.text(), tool) + (" [cut here]" if answer.truncated else "")
