@@ -71,7 +71,11 @@ class JSONAnswer(JSONResponse):
 async def read_json(request: Request, schema: Validator) -> Any:
     """The request's JSON body, checked. Raises UnsupportedMediaType, InvalidJSON or InvalidBody."""
     require_json(request.headers.get("content-type", ""))
-    raw = await request.body()
+    return await checked_json(await request.body(), schema)
+
+
+async def checked_json(raw: bytes, schema: Validator) -> Any:
+    """JSON, checked. Raises InvalidJSON or InvalidBody."""
     value = parse_json(raw)
     if len(raw) > _LARGE:
         await asyncio.to_thread(check, value, schema)

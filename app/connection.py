@@ -42,15 +42,19 @@ class Connection(Flow):
 
     # The exchange
 
-    def send(self, method: str, head: bytes, body: bytes | AsyncIterator[bytes] | None, *, chunked: bool) -> None:
+    def send(
+        self, method: str, head: bytes, body: bytes | AsyncIterator[bytes] | None, *, chunked: bool = False, upgrades: bool = False
+    ) -> None:
         """Begin an exchange: ``head`` goes out with a whole body at once; a stream follows after the peer's 100 Continue, ``chunked``
-        where its length is not in the head."""
+        where its length is not in the head. One that ``upgrades`` may be answered 101: then the body is whatever the peer sends until it
+        closes, and ``write`` sends to it."""
         self.begun_at = self.loop.time()
         self._parser = httptools.HttpResponseParser(self)
         self._bodyless = method == "HEAD"
         self._status, self._headers, self._head_bytes = 0, list[tuple[bytes, bytes]](), 0
         self._chunks, self._buffered = list[bytes](), 0
-        self._complete = self._until_end = self.heard = False
+        self._complete = self._until_end = self.heard = self._upgraded = False
+        self._upgrades = upgrades
         self._reader: asyncio.Future[None] | None = None
         self._head: asyncio.Future[None] = self.loop.create_future()
         self._continue: asyncio.Future[bool] | None = None
@@ -97,7 +101,7 @@ class Connection(Flow):
         for DEAD_LINE_S. A busy or stopped process does not matter, its system answers: this is about the line alone."""
         self.watched = True
         line = self.transport.get_extra_info("socket")
-        streams = self._upload is not None and self._continue is not None and self._continue.done()
+        streams = self._upgraded or (self._upload is not None and self._continue is not None and self._continue.done())
         for level, name, value in (*_WATCHING, (socket.IPPROTO_TCP, _UNACKNOWLEDGED, 0 if streams else DEAD_LINE_S * 1000)):
             if hasattr(socket, name):
                 line.setsockopt(level, getattr(socket, name), value)
@@ -131,7 +135,8 @@ class Connection(Flow):
     def connection_lost(self, error: Exception | None) -> None:
         self.resume_writing()
         if self.used and self._until_end and not self._complete and error is None and self._lost is None:
-            self.on_message_complete()
+            self._complete = True
+            self._wake()
         self._fail(BrokenError(str(error) or type(error).__name__ if error else "it closed the connection"))
 
     def data_received(self, data: bytes) -> None:
@@ -139,9 +144,16 @@ class Connection(Flow):
             self.transport.abort()
             return
         self.heard = True
+        if self._upgraded:
+            self.on_body(data)
+            return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if self._upgraded and isinstance(error, httptools.HttpParserUpgrade):
+                if rest := data[error.args[0] :]:
+                    self.on_body(rest)
+                return
             self._fail(BrokenError(f"its answer is not HTTP/1.1: {error.__cause__ or error}"))
             self.transport.abort()
 
@@ -176,6 +188,10 @@ class Connection(Flow):
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
+        if status == 101 and self._upgrades:
+            self._status, self._keep_alive, self._until_end, self._upgraded = status, False, True, True
+            self._head.set_result(None)
+            return
         if status < 200:
             self._headers, self._head_bytes = [], 0
             if status == 100 and self._continue is not None and not self._continue.done():
@@ -202,6 +218,6 @@ class Connection(Flow):
         self._wake()
 
     def on_message_complete(self) -> None:
-        if self._status:  # not of an interim answer
+        if self._status and not self._upgraded:  # not of an interim answer
             self._complete = True
             self._wake()

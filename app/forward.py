@@ -17,6 +17,7 @@ from app.call import Headers
 from app.connection import BrokenError
 from app.context import RequestContext, current
 from app.errors import Misdirected, NodeError, PeerLost, ServiceUnavailable
+from app.frames import UPGRADE, Frames
 from app.node_client import NodeClient
 from app.paths import template
 from app.peers.peer import Peer, Peers
@@ -122,7 +123,7 @@ class Forwarder:
         refusals: list[str] = []
         above = ACTIVE.get()
         for number, peer in enumerate(peers):
-            attempt = _Attempt(peer, send, _client_span(above, scope, peer, number) if above else None)
+            attempt = _Attempt(peer, (receive, send), _client_span(above, scope, peer, number) if above else None)
             try:
                 await attempt.run(self._send(peer, scope, context, body))
             except _NotBegun as refusal:
@@ -169,6 +170,9 @@ class Forwarder:
         target = scope["raw_path"].decode("ascii") + (f"?{query.decode('ascii')}" if query else "")
         headers = self._client.headers(context)
         headers += [header for header in _end_to_end(scope["headers"], _NOT_SENT) if not header[0].startswith(b"x-astromesh-")]
+        upgrades = UPGRADE in scope.get("extensions", ())
+        if upgrades:
+            headers += [(b"connection", b"Upgrade"), (b"upgrade", b"websocket")]
         try:
             if body.kept is not None:
                 answer = await self._client.send(scope["method"], peer.url, target, headers, body.kept or None, peer.in_flight)
@@ -188,7 +192,7 @@ class Forwarder:
             answer.close()
             self._peers.failed(peer, f"it does not take this node's word; {self._client.credentials.remedy}")
             raise _NotBegun(peer.reason)
-        if not 200 <= answer.status <= 599:
+        if not (200 <= answer.status <= 599 or (upgrades and answer.status == 101)):
             answer.close()
             raise _Lost(f"it answered with status {answer.status}")
         if answer.status == 421 or (answer.status == 503 and answer.header(b"x-astromesh-not-begun")):
@@ -201,10 +205,11 @@ class _Attempt:
     """One request at one peer, from the sending to the last byte of the answer; ``answering`` once the client has a part of it, ``span``
     where it is recorded."""
 
-    __slots__ = ("_peer", "_relay", "_span", "answering")
+    __slots__ = ("_peer", "_receive", "_relay", "_span", "answering")
 
-    def __init__(self, peer: Peer, send: Send, span: Span | None) -> None:
-        self._peer, self._relay, self._span = peer, send, span
+    def __init__(self, peer: Peer, client: tuple[Receive, Send], span: Span | None) -> None:
+        self._peer, self._span = peer, span
+        self._receive, self._relay = client
         self.answering = False
 
     async def run(self, sending: Awaitable[Answer]) -> None:
@@ -227,14 +232,40 @@ class _Attempt:
             headers = _end_to_end(answer.headers, _NOT_RETURNED)
             if self._span is not None:
                 _note_status(self._span, answer.status)
+            if answer.status == 426:  # each hop says for itself what it could be upgraded to (RFC 9110 §15.5.22)
+                headers.append((b"upgrade", b"websocket"))
             self.answering = True
             await self._relay({"type": "http.response.start", "status": answer.status, "headers": headers})
+            if answer.status == 101:
+                await self._pass_both_ways(answer)
+                return
             more = True
             while more:
                 chunk, more = await answer.next_chunk()
                 await self._relay({"type": "http.response.body", "body": chunk, "more_body": more})
         finally:
             answer.close()
+
+    async def _pass_both_ways(self, answer: Answer) -> None:
+        """Pass the two streams of a WebSocket on as they are. A peer that ends its own without a close frame is lost."""
+        upwards = asyncio.get_running_loop().create_task(self._pass_up(answer))
+        said = Frames()
+        try:
+            more = True
+            while more:
+                chunk, more = await answer.next_chunk()
+                said.feed(chunk)
+                await self._relay({"type": "http.response.body", "body": chunk, "more_body": more or not said.closed})
+            if not said.closed:
+                raise BrokenError("it closed the connection")
+        finally:
+            upwards.cancel()
+            await asyncio.wait([upwards])
+
+    async def _pass_up(self, answer: Answer) -> None:
+        while True:
+            message = await _receive(self._receive)
+            await answer.write(message.get("body", b""))
 
 
 def _is_recorded(scope: Scope) -> bool:

@@ -43,11 +43,12 @@ class NotSentError(Exception):
 class Answer:
     """A peer's answer: ``status``, ``headers`` with lower-case names, and the body chunk by chunk as it arrives, undecoded."""
 
-    __slots__ = ("_close", "_closed", "headers", "next_chunk", "status")
+    __slots__ = ("_close", "_closed", "_connection", "headers", "next_chunk", "status")
 
     def __init__(self, head: tuple[int, Headers], close: Callable[[], None], connection: Connection) -> None:
         self.status, self.headers = head
         self.next_chunk = connection.next_chunk
+        self._connection = connection
         self._close, self._closed = close, False
 
     def header(self, name: bytes) -> bytes | None:
@@ -62,6 +63,11 @@ class Answer:
             if len(whole) > limit:
                 raise BrokenError(f"its answer is over {limit} bytes")
         return bytes(whole)
+
+    async def write(self, data: bytes) -> None:
+        """Send to a peer that has upgraded the connection, once it has read enough of what was sent before."""
+        await self._connection.drain()
+        self._connection.write(data)
 
     def close(self) -> None:
         """Give the connection back if the answer was read to its end, else close it, which cancels the work at the peer."""
@@ -90,8 +96,9 @@ class Upstream:
     async def send(self, method: str, url: str, headers: Headers, body: Body, under_way: set[Connection] | None = None) -> Answer:
         """Send a request and return its answer once the head of it is here. ``url`` is percent-encoded and goes out as it is.
 
-        A streamed body waits for the peer's 100 Continue. The connection is in ``under_way`` until the answer is closed. Raises
-        NotSentError or BrokenError; a kept connection that turns out to be closed costs nothing where a repetition is safe.
+        A streamed body waits for the peer's 100 Continue; a request with an Upgrade header may be answered 101. The connection is in
+        ``under_way`` until the answer is closed. Raises NotSentError or BrokenError; a kept connection that turns out to be closed costs
+        nothing where a repetition is safe.
         """
         end = url.find("/", 8)  # behind "https://"
         base, target = (url[:end], url[end:]) if end > 0 else (url, "/")
@@ -106,6 +113,7 @@ class Upstream:
             lines.append(b"transfer-encoding: chunked\r\nexpect: 100-continue\r\n" if chunked else b"expect: 100-continue\r\n")
         lines.append(b"\r\n")
         head = b"".join(lines)
+        upgrades = any(name == b"upgrade" for name, _ in headers)
         under_way = self._open if under_way is None else under_way
         connection = self._kept(origin) or await _connect(origin, self._batch)
         while True:
@@ -113,7 +121,7 @@ class Upstream:
             self._open.add(connection)
             under_way.add(connection)
             try:
-                connection.send(method, head, body, chunked=chunked)
+                connection.send(method, head, body, chunked=chunked, upgrades=upgrades)
                 return Answer(await connection.head(), partial(self._close, origin, connection, under_way), connection)
             except BaseException as error:
                 under_way.discard(connection)

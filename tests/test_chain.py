@@ -11,9 +11,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 from openai import AsyncOpenAI, NotFoundError
+from websockets.asyncio.client import connect
 
 from app import sse
 from tests.nodes import RunningNode, profile, start
+from tests.talks import ask
 
 QUESTION = "What is 17*23, and what time is it in Tokyo?"
 WORKER = ["agents", "tools", "memory", "rag"]
@@ -112,6 +114,21 @@ async def test_the_openai_sdk_talks_to_the_model_itself_through_two_hops(chain: 
         assert len(vectors.data) == 2
         with pytest.raises(NotFoundError, match="builtin"):
             await sdk.chat.completions.create(model="gpt-none", messages=[{"role": "user", "content": "hello"}])
+
+
+async def test_a_conversation_over_a_websocket_goes_through_the_gateway_and_is_remembered(chain: Chain) -> None:
+    url = chain.gateway.url.replace("http://", "ws://")
+    async with connect(f"{url}/v1/ws/agent/assistant") as client:
+        first = await ask(client, "My name is Ada.")
+        assert "Ada" in (await ask(client, "What is my name?"))[-1]["answer"]
+        told = await ask(client, "What is 17*23?")
+        assert {"step", "tool_call", "tool_result", "token", "done"} == {event["type"] for event in told}
+    session = first[-1]["session_id"]
+    _, again = await chain.run("What is my name?", session)
+    assert "Ada" in str(again["answer"])
+    async with chain.http.get(f"{chain.gateway.url}/metrics") as response:
+        counted = 'astromesh_http_requests_total{method="GET",path="/v1/ws/agent/{}",principal="",status="101"} 1.0'
+        assert counted in await response.text()
 
 
 async def test_a_killed_worker_gives_a_clear_error_at_once_and_comes_back(chain: Chain, tmp_path: Path) -> None:

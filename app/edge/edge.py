@@ -16,7 +16,9 @@ from app.edge.auth import Auth
 from app.edge.cycle import CYCLE
 from app.edge.exchange import SLOWEST_BYTES_S, EndedError, Exchange, too_large
 from app.edge.head import Head, is_public, read_head, request_id_of
+from app.edge.origin import check_origin
 from app.edge.quota import Quota
+from app.edge.upgrade import is_upgrade, page_of
 from app.errors import DeadlineExceeded, NodeError, NotBegun, NotFound, RequestTimeout, ShuttingDown, Unauthorized
 from app.metrics import Histogram
 from app.tracing import OFF, UNRECORDED, Recorder
@@ -59,6 +61,7 @@ class Edge:
         name, registry = node
         self.rename(name)
         self._exchanges: set[Exchange] = set()
+        self._sockets = 0  # of them: mostly idle, so they count by themselves
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = math.inf
         self._slow: list[Exchange] = []
@@ -75,7 +78,9 @@ class Edge:
         )
         self._children: dict[tuple[str, str, str, str], tuple[Counter, Histogram]] = {}
         gauge = Gauge("astromesh_http_requests_in_flight", "Requests that are being answered.", registry=registry)
-        gauge.set_function(lambda: len(self._exchanges))
+        gauge.set_function(lambda: self.in_flight)
+        gauge = Gauge("astromesh_websockets_open", "WebSockets that are open, or being opened.", registry=registry)
+        gauge.set_function(lambda: self._sockets)
 
     def rename(self, name: str) -> None:
         """The node's name in answers."""
@@ -84,7 +89,8 @@ class Edge:
 
     @property
     def in_flight(self) -> int:
-        return len(self._exchanges)
+        """Requests that are being answered, without WebSockets."""
+        return len(self._exchanges) - self._sockets
 
     async def wait_idle(self) -> None:
         """Return once no request is in flight."""
@@ -130,6 +136,8 @@ class Edge:
         headers = [(b"x-request-id", request_id.encode()), self._node_header]
         exchange = Exchange(scope["extensions"][CYCLE], receive, send, headers, self._api.max_body_bytes)
         exchange.closing = self.draining
+        upgrades = is_upgrade(scope)
+        self._sockets += upgrades
         self._exchanges.add(exchange)
         self._idle.clear()
         try:
@@ -139,6 +147,7 @@ class Edge:
         finally:
             exchange.close()
             self._exchanges.discard(exchange)
+            self._sockets -= upgrades
             if not self._exchanges:
                 self._idle.set()
             self._record(exchange, scope, request_id)
@@ -152,7 +161,7 @@ class Edge:
             raise
         exchange.principal = head.context.principal
         if head.context.from_peer:
-            exchange.answer_headers.append((b"x-astromesh-load", str(len(self._exchanges) - 1).encode()))
+            exchange.answer_headers.append((b"x-astromesh-load", str(max(0, self.in_flight - 1)).encode()))
         self._admit(exchange, scope, head, loop.time())
         if not head.has_body:
             exchange.expect_no_body()
@@ -184,10 +193,13 @@ class Edge:
             raise NotFound("The public API of this node is off (spec.services.api); ask another node.")
         if path in _WATCHED:
             return
-        if self.refusing:
+        if self.refusing or (self.draining and is_upgrade(scope)):  # a socket that is opened now would be closed at once
             raise NotBegun("This node is shutting down and takes no new work; ask again, another node will answer.")
-        if len(self._exchanges) > self._api.max_concurrency and not self._make_room(now):
-            raise NotBegun(f"This node is at its limit of {self._api.max_concurrency} requests at once; ask again shortly.")
+        at_once, what = (self._sockets, "WebSockets") if is_upgrade(scope) else (self.in_flight, "requests")
+        if at_once > self._api.max_concurrency and (is_upgrade(scope) or not self._make_room(now)):
+            raise NotBegun(f"This node is at its limit of {self._api.max_concurrency} {what} at once; ask again shortly.")
+        if is_upgrade(scope) and not head.context.from_peer:  # a node has asked that before it passed this on
+            check_origin(*page_of(scope), self._api.cors_origins)
         # The node that a client asked has counted it; and what a platform's webhook brings must not be lost.
         if self._quota.enabled and not head.context.from_peer and not is_public(path):
             exchange.account = self._quota.admit(head.context.principal, scope["client"][0] if scope["client"] else "", now)
@@ -207,6 +219,8 @@ class Edge:
     def _ended(self, exchange: Exchange, request_id: str, error: Exception) -> None:
         if exchange.ended_by == "client_gone":
             return
+        if exchange.refusal is not None:
+            raise exchange.refusal from error
         if exchange.ended_by == "drain":
             told = "This node shut down before the answer was finished, and may have done a part of what was asked"
             raise ShuttingDown(f"{told}; ask again where that does no harm, another node will answer.") from error

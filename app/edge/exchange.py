@@ -12,7 +12,8 @@ from starlette.types import Message, Receive, Send
 
 from app.edge.cycle import Cycle
 from app.edge.quota import Account
-from app.errors import BodyTooLarge, NodeError
+from app.errors import BodyTooLarge, NodeError, RateLimited
+from app.frames import Frames, last_words
 from app.sse import encode_error
 from app.tracing import UNRECORDED, Span
 
@@ -20,7 +21,7 @@ LAST_WORD_S = 0.5
 GRACE_S = 0.25
 SLOWEST_BYTES_S = 1024
 """A body that has come slower than that for GRACE_S gives way where the node has no room for others."""
-Ending = Literal["client_gone", "body_idle", "body_slow", "deadline", "drain"]
+Ending = Literal["client_gone", "body_idle", "body_slow", "deadline", "drain", "limited"]
 
 
 class EndedError(Exception):
@@ -44,6 +45,7 @@ class Exchange:
         "_receive",
         "_received",
         "_send",
+        "_socket",
         "_sse",
         "_task",
         "account",
@@ -53,6 +55,7 @@ class Exchange:
         "ended_by",
         "failure",
         "principal",
+        "refusal",
         "span",
         "started_at",
         "status",
@@ -69,12 +72,14 @@ class Exchange:
         self._received = 0
         self._body_done = self._empty_body_due = self._finished = self._sse = self._cancelled = False
         self._at_boundary = True
+        self._socket: tuple[Frames, Frames] | None = None  # what was heard and what was said, once it is one
         self.closing = False
         self.status = 0
         self.ended_by: Ending | None = None
         self.principal = self.failure = ""
         self.span: Span = UNRECORDED
         self.account: Account | None = None  # that of the client, where it counts
+        self.refusal: NodeError | None = None  # of a question on a socket
         self.deadline = math.inf
         self.started_at = time.perf_counter()
         self.waiting_since = 0.0  # when the handler began to wait for more of the body; 0: it does not
@@ -82,6 +87,8 @@ class Exchange:
     # The handler's side
 
     async def receive(self) -> Message:
+        if self._socket is not None:
+            return await self._hear(self._socket[0])
         if self._body_done:
             if self._empty_body_due:
                 self._empty_body_due = False
@@ -101,14 +108,35 @@ class Exchange:
         self._body_done = not message.get("more_body", False)
         return message
 
+    async def _hear(self, frames: Frames) -> Message:
+        """A part of a socket's stream, of which there may be any number; who sends nothing may be listening."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self.end("client_gone")
+            return message
+        before = frames.messages
+        frames.feed(message.get("body", b""))
+        try:
+            for _ in range(frames.messages - before if self.account is not None else 0):
+                self.account.ask(asyncio.get_running_loop().time())  # type: ignore[union-attr]
+        except RateLimited as error:
+            self.refusal = error
+            self.end("limited")
+            await asyncio.Event().wait()  # until that has happened: the question goes no further
+        return message
+
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            if self.status == 101:
+                self._socket, self.deadline = (Frames(), Frames()), math.inf
             await self._send({"type": "http.response.start", "status": self.status, "headers": self._headers(message.get("headers", ()))})
             return
         await self._send(message)  # stopped while it waits for the client to read, nothing of the message is out
         body = message.get("body", b"")
-        if body:
+        if self._socket is not None:
+            self._socket[1].feed(body)
+        elif body:
             self._at_boundary = self._sse and body.endswith((b"\n\n", b"\r\n\r\n"))
         self._finished = not message.get("more_body", False)
 
@@ -117,7 +145,7 @@ class Exchange:
         given = {name.lower(): value for name, value in answer}
         self._sse = given.get(b"content-type", b"").startswith(b"text/event-stream")
         answer += [header for header in self.answer_headers if header[0] not in given]
-        if self.closing:
+        if self.closing and self._socket is None:
             answer.append((b"connection", b"close"))
         return answer
 
@@ -164,15 +192,24 @@ class Exchange:
         return age_s > GRACE_S and self._received < age_s * SLOWEST_BYTES_S
 
     async def fail(self, error: NodeError) -> None:
-        """Answer with an error: as its status before the answer began; as a terminal event in a stream of events; else by cutting the
-        body short, which the server shows by closing the connection."""
+        """Answer with an error: as its status before the answer began; as a terminal event in a stream of events or a socket; else by
+        cutting the body short, which the server shows by closing the connection."""
         self.failure = error.code
         with suppress(TimeoutError):  # a client that has stopped reading is not waited for
             async with asyncio.timeout(LAST_WORD_S):
                 if not self.status:
                     await self._send_error(error)
+                elif self._socket is not None:
+                    await self._say_goodbye(error, *self._socket)
                 elif self._sse and self._at_boundary and not self._finished:
                     await self.send({"type": "http.response.body", "body": encode_error(error)})
+
+    async def _say_goodbye(self, error: NodeError, heard: Frames, said: Frames) -> None:
+        """Tell a socket why it ends, and wait for its answer: what it sends to a closed connection would take our words away."""
+        if said.between_messages and not self._finished:
+            await self.send({"type": "http.response.body", "body": last_words(error), "more_body": True})
+            while not heard.closed and (message := await self._receive())["type"] == "http.request":
+                heard.feed(message["body"])
 
     async def _send_error(self, error: NodeError) -> None:
         body = json.dumps(error.body()).encode()

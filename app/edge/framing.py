@@ -18,12 +18,12 @@ class IllegalAnswerError(RuntimeError):
 class Framing:
     """Turns one answer into bytes. ``keep_alive`` says whether another request may follow on its connection."""
 
-    __slots__ = ("_bodyless", "_chunked", "_left", "_version", "complete", "keep_alive", "started")
+    __slots__ = ("_bodyless", "_chunked", "_left", "_upgraded", "_version", "complete", "keep_alive", "started")
 
     def __init__(self, method: str, version: str, *, keep_alive: bool) -> None:
         self._version, self._bodyless = version, method == "HEAD"
         self.keep_alive = keep_alive
-        self.started = self.complete = self._chunked = False
+        self.started = self.complete = self._chunked = self._upgraded = False
         self._left: int | None = None  # bytes of the body that are still to come; None: any number
 
     def head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -40,7 +40,10 @@ class Framing:
             elif begin == b"connection: ":
                 close = close or b"close" in value.lower()
         self._bodyless = self._bodyless or status in _BODYLESS
-        if self._left is None and not self._bodyless:
+        if status == 101:  # what follows is no body, and goes out as it is
+            self._upgraded, self.keep_alive, close = True, False, False
+            lines.append(b"connection: Upgrade\r\nupgrade: websocket")
+        elif self._left is None and not self._bodyless:
             if self._version == "1.1":
                 self._chunked = True
                 lines.append(b"transfer-encoding: chunked")
@@ -50,7 +53,8 @@ class Framing:
             self.keep_alive = False
             lines.append(b"connection: close")
         head = b"\r\n".join(lines)
-        if len(head) - len(head.translate(None, _CONTROLS)) != 2 * (len(lines) - 1):  # one look at all of them: 0.2 µs
+        line_ends = len(lines) - 1 + self._upgraded
+        if len(head) - len(head.translate(None, _CONTROLS)) != 2 * line_ends:  # one look at all of them: 0.2 µs
             raise IllegalAnswerError("a header of the answer has a control character in it")
         self.started = True
         return head + b"\r\n\r\n"

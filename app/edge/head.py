@@ -9,6 +9,7 @@ from starlette.types import Scope
 from app.context import RequestContext, continue_trace, new_request_id
 from app.credentials import covered
 from app.edge.auth import Auth, Caller, is_signature
+from app.edge.upgrade import is_upgrade, take_key
 from app.errors import BadRequest
 from app.session import check_session_id
 from app.signing import Claim
@@ -65,6 +66,8 @@ def read_head(scope: Scope, request_id: str, auth: Auth, deadline_s: float, loop
             found[name] = value
         elif name.startswith((b"x-astromesh-", b"x-forwarded-")):
             node[name] = value
+    if is_upgrade(scope) and (key := take_key(scope)) is not None:
+        found.setdefault(b"authorization", key)
     caller = _caller(scope, found.get(b"authorization"), auth)
     if node and not caller.may_be_peer:
         scope["headers"] = [header for header in scope["headers"] if header[0] not in node]

@@ -25,7 +25,10 @@ from app.edge.cycle import CYCLE, Cycle
 from app.edge.framing import Framing, status_line
 from app.edge.idle import Idle
 from app.flow import Batch, Flow
+from app.frames import UPGRADE
 
+_SOCKETS = b"/v1/ws/"
+"""Where an upgrade to a WebSocket is taken; anywhere else it is declined."""
 _LONGEST_URL = 65_535
 """What httptools can parse; beyond it, it says "invalid"."""
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
@@ -60,6 +63,7 @@ class HttpProtocol(Flow):
         self._in_head, self._spoken, self._answered = True, False, False
         self._head_bytes = 0
         self._arriving: Cycle | None = None  # of which the body is not here yet
+        self._socket: Cycle | None = None  # to which all that comes belongs from here on
         self._answering: Cycle | None = None
         self._waiting: deque[Cycle] = deque()  # for the answers to those before them
         self._due, self._owing = math.inf, False
@@ -107,6 +111,9 @@ class HttpProtocol(Flow):
     def data_received(self, data: bytes) -> None:
         if self._parser is None:
             return
+        if self._socket is not None:
+            self._socket.feed(data)
+            return
         # A head that begins behind another request's body counts from the next chunk on: where in this one it began, nobody tells.
         counted = len(data) if self._in_head else 0
         try:
@@ -128,6 +135,10 @@ class HttpProtocol(Flow):
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             if self._parser is None:  # refused: CONNECT
+                return
+            if self._socket is not None:
+                if rest := data[upgrade.args[0] :]:
+                    self._socket.feed(rest)
                 return
             # The parser takes what follows for another protocol, also the body. An upgrade is declined here by asking it again without.
             lines = [b"%b %b HTTP/%b" % (self._parser.get_method(), self._url, self._parser.get_http_version().encode())]
@@ -161,9 +172,10 @@ class HttpProtocol(Flow):
     def on_headers_complete(self) -> None:
         parser = self._parser
         assert parser is not None
-        if parser.should_upgrade() and any(name == b"upgrade" for name, _ in self._headers):
-            return
         version, method = parser.get_http_version(), parser.get_method().decode("ascii")
+        upgrades = parser.should_upgrade() and any(name == b"upgrade" for name, _ in self._headers)
+        if upgrades and not (method == "GET" and version == "1.1" and self._asks_for_a_socket()):
+            return
         if method == "CONNECT":  # the parser leaves HTTP behind at its end; this is no proxy
             self._refuse(501, "not_implemented", "This node is no proxy, so it has no CONNECT; ask it for a path.")
             return
@@ -181,10 +193,12 @@ class HttpProtocol(Flow):
             "headers": self._headers,
             **self._addresses,
         }
-        framing = Framing(method, version, keep_alive=version == "1.1" and parser.should_keep_alive())
+        framing = Framing(method, version, keep_alive=version == "1.1" and parser.should_keep_alive() and not upgrades)
         cycle = Cycle(self, scope, framing, self._server.default_headers, self._on_answered)
         cycle.continue_due = self._continue_due and version == "1.1"
-        scope["extensions"] = {CYCLE: cycle}
+        scope["extensions"] = {CYCLE: cycle, UPGRADE: True} if upgrades else {CYCLE: cycle}
+        if upgrades:
+            self._socket = cycle
         self._arriving, self._in_head = cycle, False
         if self._answering is None:
             self._start(cycle)
@@ -192,12 +206,17 @@ class HttpProtocol(Flow):
             self._waiting.append(cycle)
             self.read_on(False)
 
+    def _asks_for_a_socket(self) -> bool:
+        if not self._url.startswith(_SOCKETS) or any(name in (b"content-length", b"transfer-encoding") for name, _ in self._headers):
+            return False
+        return any(name == b"upgrade" and value.lower() == b"websocket" for name, value in self._headers)
+
     def on_body(self, body: bytes) -> None:
         assert self._arriving is not None
         self._arriving.feed(body)
 
     def on_message_complete(self) -> None:
-        if self._arriving is None:
+        if self._arriving is None or self._socket is not None:
             return
         self._arriving.end_body()
         self._arriving = None

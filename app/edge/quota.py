@@ -31,6 +31,12 @@ class Account:
         limit = self.limit
         if limit.concurrent is not None and self.running >= limit.concurrent:
             raise _refusal(f"{self.who} has {self.running} requests at work, the most that it may have (concurrent)", 1.0)
+        self.ask(now)
+        self.running += 1
+
+    def ask(self, now: float) -> None:
+        """Count a question on a WebSocket, which is at work as a whole. Raises RateLimited."""
+        limit = self.limit
         if limit.requests_per_minute is not None:
             per_s = limit.requests_per_minute / 60
             self.tokens, self.at = min(limit.depth, self.tokens + (now - self.at) * per_s), now
@@ -38,7 +44,6 @@ class Account:
                 told = f"{self.who} may make {limit.requests_per_minute:g} requests a minute, and {limit.depth:g} of them at once"
                 raise _refusal(f"{told} (requests_per_minute, burst)", (1 - self.tokens) / per_s)
             self.tokens -= 1
-        self.running += 1
 
     def give_back(self) -> None:
         """The request is answered."""

@@ -39,6 +39,7 @@ _ERROR = {
                 "type": {"type": "string"},
                 "code": {"type": "string", "description": "for programs: rate_limited, model_not_found, …"},
                 "param": {"type": ["string", "null"], "description": "the part of the request that it is about"},
+                "errors": {"type": "array", "items": {"type": "string"}, "description": "of invalid_agent: each of its problems"},
             },
         }
     },

@@ -17,3 +17,9 @@ print(*sorted({path for path in opened if path.startswith(sys.argv[1]) and "__py
 def test_importing_the_services_reads_no_file_but_their_modules() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM, f"{ROOT}/app/"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_a_node_without_sockets_does_not_import_what_they_need() -> None:
+    program = "import sys, app.node, app.services.agents; print(*[name for name in sys.modules if name.startswith('websockets')])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -197,6 +197,20 @@ async def converse(recorder: Recorder) -> None:
     await ask("GET", HISTORY, **demo)
 
 
+async def make_agents(recorder: Recorder) -> None:
+    """An agent's life over HTTP, and a socket that is asked for without an upgrade."""
+    ask, clerk = recorder.ask, {"apiVersion": "astromesh/v1", "kind": "Agent", "metadata": {"name": "clerk"}, "spec": {}}
+    for body in (clerk, clerk, {}):
+        await ask("POST", "/v1/agents", body)
+    await ask("DELETE", "/v1/agents/{name}", name="clerk")
+    for body in (clerk, clerk, {"spec": 1}):
+        await ask("PUT", "/v1/agents/{name}", body, name="clerk")
+    await ask("POST", "/v1/agents/reload")
+    for name in ("assistant", "nobody"):
+        await ask("DELETE", "/v1/agents/{name}", name=name)
+        await ask("GET", "/v1/ws/agent/{name}", name=name)
+
+
 async def correspond(recorder: Recorder) -> None:
     """A platform's messages, and an operator with a dead letter: nobody is where the answers go."""
     ask = recorder.ask
@@ -254,6 +268,7 @@ async def test_real_answers_are_documented_and_every_documented_success_is_met(r
     for encoding in ("float", "base64"):
         await ask("POST", "/v1/embeddings", {"input": "hello", "encoding_format": encoding})
     await converse(recorder)
+    await make_agents(recorder)
     await correspond(recorder)
     await mistake(recorder)
     await ask("POST", "/v1/mesh/leave", {"node_id": "self"})

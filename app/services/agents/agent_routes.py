@@ -1,6 +1,8 @@
 """Agents as things over HTTP: list, look at, make, change, delete, and read their files anew."""
 
+import json
 from collections.abc import Sequence
+from importlib.resources import files
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -10,16 +12,13 @@ from app.body import JSONAnswer, read_json, validator
 from app.services.agents.editor import Editor
 from app.services.agents.library import Library
 
-_OBJECT = {"type": "object"}
-"""All that is checked before agent.schema.json is, which tells every problem in the words of an agent file."""
-
 
 class AgentRoutes:
-    """The handlers."""
+    """The handlers. Of a definition only that it is an object is checked here: what is wrong in it is told in an agent file's words."""
 
     def __init__(self, library: Library, editor: Editor) -> None:
         self._library, self._editor = library, editor
-        self._schema = validator(_OBJECT)
+        self._schema = validator(json.loads(files(__package__).joinpath("schema.json").read_bytes())["requests"]["definition"])
 
     def all(self) -> Sequence[BaseRoute]:
         return [
@@ -42,7 +41,7 @@ class AgentRoutes:
         name = request.path_params["name"]
         if request.method == "DELETE":
             await self._editor.delete(name)
-            return Response(status_code=204)
+            return JSONAnswer({"name": name, "deleted": True})
         if request.method == "PUT":
             told, new = await self._editor.put(name, await read_json(request, self._schema))
             return JSONAnswer(told, status_code=201 if new else 200)

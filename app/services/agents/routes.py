@@ -1,4 +1,4 @@
-"""Agents at work over HTTP: runs (JSON, or server-sent events for who accepts them), and chat completions of ``agent/<name>``."""
+"""Agents at work over HTTP: runs (JSON, server-sent events, or over a WebSocket), and chat completions of ``agent/<name>``."""
 
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -12,42 +12,45 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.body import JSONAnswer, read_json, validator
-from app.context import current
 from app.services.agents.agent import Agent
+from app.services.agents.asking import question_of, session_of
 from app.services.agents.chat import Chat, agent_name, question
 from app.services.agents.editor import Editor
 from app.services.agents.events import Emit, Event, listen, silence
 from app.services.agents.idempotency import RunRecord, digest_of, digest_of_key, prefers_to_wait
 from app.services.agents.run import Question, Runner
-from app.services.contract import Locate
-from app.session import check_session_id, new_session_id
+from app.services.agents.talk import Desk, Talk
+from app.services.contract import NodeContext
+from app.session import new_session_id
 from app.sse import EventStream, encode
 
 
 class Routes:
-    """The handlers. ``store_id`` names the store of a session that is made here, for a run that came without one."""
+    """The handlers. A session that is made here, for a run that came without one, names the store of this node."""
 
-    def __init__(self, editor: Editor, runner: Runner, store_id: str, locate: Locate) -> None:
-        self._editor, self._runner, self._store_id, self._locate = editor, runner, store_id, locate
+    def __init__(self, editor: Editor, runner: Runner, node: NodeContext, message_bytes: int) -> None:
+        self._editor, self._runner, self._store_id, self._locate = editor, runner, node.store_id, node.locate
         requests: Mapping[str, Any] = json.loads(files(__package__).joinpath("schema.json").read_bytes())["requests"]
         self._run_schema, self._chat_schema = validator(requests["run"]), validator(requests["chat"])
+        self._desk = Desk(editor, runner, self._run_schema, node, message_bytes)
 
     def all(self) -> Sequence[BaseRoute]:
         return [
             Route("/v1/agents/{name}/run", self.run, methods=["POST"]),
+            Route("/v1/ws/agent/{name}", self.talk, methods=["GET"]),
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
         ]
 
     async def run(self, request: Request) -> Response:
         agent = await self._editor.find(request.path_params["name"])
         body = await read_json(request, self._run_schema)
-        session = _session(body) or new_session_id(self._store_id)
+        session = session_of(body) or new_session_id(self._store_id)
         streaming = _accepts_events(request)
         record = await self._record(request, agent, session, body)
         if record and record.answer is not None:
             return _replayed(record.answer, record.headers, streaming)
         headers = record.headers if record else {}
-        asked = _question(body, session, streaming)
+        asked = question_of(body, session, streaming)
         if streaming:
             return _Streamed(EventStream(self._run_events(agent, asked, record), headers))
         return JSONAnswer(await self._answer(agent, asked, silence, record), headers=headers)
@@ -75,10 +78,15 @@ class Routes:
             async for event in events:
                 yield encode(event.data, event.kind)
 
+    async def talk(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        await self._editor.find(name)  # a socket to nobody is not opened
+        return _Streamed(Talk(self._desk, name))
+
     async def chat(self, request: Request) -> Response:
         body = await read_json(request, self._chat_schema)
         agent = await self._editor.find(agent_name(body["model"]))
-        asked = question(body, agent, _session(body))
+        asked = question(body, agent, session_of(body))
         chat = Chat(body["model"])
         if not asked.streaming:
             return JSONAnswer(chat.completion(await self._runner.run(agent, asked, silence)))
@@ -95,14 +103,6 @@ def _replayed(answer: Mapping[str, Any], headers: dict[str, str], streaming: boo
     return _Streamed(EventStream(done(), headers)) if streaming else JSONAnswer(answer, headers=headers)
 
 
-def _question(body: Mapping[str, Any], session: str, streaming: bool) -> Question:
-    """What a run asks: a query, or the conversation that a swarm passes on."""
-    context, carried = body.get("context") or {}, body.get("swarm")
-    if carried is None:
-        return Question([{"role": "user", "content": body["query"]}], session, context, streaming=streaming)
-    return Question(carried["messages"], session, context, streaming=streaming, transfers=carried["transfers"])
-
-
 class _Streamed(Response):
     """An ASGI app as what a handler returns."""
 
@@ -111,12 +111,6 @@ class _Streamed(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
-
-
-def _session(body: Mapping[str, Any]) -> str | None:
-    """The session that the body names, else the request's."""
-    given = body.get("session_id") or current().session
-    return check_session_id(given) if given else None
 
 
 def _accepts_events(request: Request) -> bool:

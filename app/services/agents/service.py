@@ -28,7 +28,7 @@ class Agents:
         self._library = Library(node.config_dir / "agents", defaults, node.environ, self._store)
         self._editor = Editor(self._library, self._store, defaults, node)
         runner = Runner(node.locate, settings, Metrics(node.metrics))
-        runs = Routes(self._editor, runner, node.store_id, node.locate)
+        runs = Routes(self._editor, runner, node, settings.message_bytes)
         self._routes = [*AgentRoutes(self._library, self._editor).all(), *runs.all()]
 
     @property

@@ -16,6 +16,7 @@ class Settings:
     tool_timeout_s: float = 60.0
     tool_result_chars: int = 50_000
     prompt_chars: int = 100_000
+    message_bytes: int = 512 * 1024
     question_bytes: int = 512 * 1024  # half of what memory keeps of a turn by default: the other half is the run's
     pass_unsure_topics: bool = False
 

@@ -60,7 +60,7 @@ async def test_an_agent_is_made_listed_run_changed_and_deleted(tmp_path: Path) -
         assert (status, changed["display_name"]) == (200, "Clerk")
         assert (await ask(app, name="clerk"))["answer"] == "Ho."
         assert (await do(app, "GET", "/v1/agents"))[1]["agents"][0]["display_name"] == "Clerk"
-        assert await do(app, "DELETE", "/v1/agents/clerk") == (204, None)
+        assert await do(app, "DELETE", "/v1/agents/clerk") == (200, {"name": "clerk", "deleted": True})
         assert agents.facts().keys == set()
         for method in ("GET", "DELETE"):
             with pytest.raises(AgentNotFound, match="no agent 'clerk' here"):
