@@ -238,11 +238,12 @@ class Edge:
 
     def _record(self, exchange: Exchange, scope: Scope, request_id: str) -> None:
         path = paths.template(scope["path"].rstrip("/") or "/")
-        status = "499" if exchange.ended_by == "client_gone" else str(exchange.status)
+        socket = exchange.status == 101  # whose client leaves as it likes, after minutes or days
+        status = "499" if exchange.ended_by == "client_gone" and not socket else str(exchange.status)
         seconds = time.perf_counter() - exchange.started_at
         method = scope["method"] if scope["method"] in _METHODS else "other"
         principal = exchange.principal if exchange.principal in self._auth.names else ""
-        self._count((method, path, status, principal), seconds)
+        self._count((method, path, status, principal), None if socket else seconds)
         if exchange.span is not UNRECORDED:
             span.end(exchange, scope, request_id, path)
         if not self._logs_access:
@@ -253,12 +254,13 @@ class Edge:
             target = scope["raw_path"][:500].decode("latin-1")  # as it came: decoded, it could hold a line end
             access_log.log(level, "%s %s %s %.1f ms", scope["method"], target, status, seconds * 1000, extra=extra)
 
-    def _count(self, key: tuple[str, str, str, str], seconds: float) -> None:
+    def _count(self, key: tuple[str, str, str, str], seconds: float | None) -> None:
         found = self._children.get(key)
         if found is None:
             found = self._children[key] = (self._requests.labels(*key), self._duration.labels(key[1]))
         found[0].inc()
-        found[1].observe(seconds)
+        if seconds is not None:
+            found[1].observe(seconds)
 
 
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
