@@ -190,7 +190,8 @@ class Connection(Flow):
         status = self._parser.get_status_code()
         if status == 101 and self._upgrades:
             self._status, self._keep_alive, self._until_end, self._upgraded = status, False, True, True
-            self._head.set_result(None)
+            if not self._head.done():
+                self._head.set_result(None)
             return
         if status < 200:
             self._headers, self._head_bytes = [], 0
