@@ -123,6 +123,9 @@ async def test_a_conversation_over_a_websocket_goes_through_the_gateway_and_is_r
         assert "Ada" in (await ask(client, "What is my name?"))[-1]["answer"]
         told = await ask(client, "What is 17*23?")
         assert {"step", "tool_call", "tool_result", "token", "done"} == {event["type"] for event in told}
+    async with chain.http.get(f"{chain.gateway.url}/v1/traces/{told[-1]['trace']['trace_id']}") as response:
+        traced = (await response.json())["spans"]
+    assert [span["name"] for span in traced] == ["question on a WebSocket"], "a question has a trace of its own"
     session = first[-1]["session_id"]
     _, again = await chain.run("What is my name?", session)
     assert "Ada" in str(again["answer"])

@@ -199,7 +199,8 @@ async def converse(recorder: Recorder) -> None:
 
 async def make_agents(recorder: Recorder) -> None:
     """An agent's life over HTTP, and a socket that is asked for without an upgrade."""
-    ask, clerk = recorder.ask, {"apiVersion": "astromesh/v1", "kind": "Agent", "metadata": {"name": "clerk"}, "spec": {}}
+    ask = recorder.ask
+    clerk: dict[str, Any] = {"apiVersion": "astromesh/v1", "kind": "Agent", "metadata": {"name": "clerk"}, "spec": {}}
     for body in (clerk, clerk, {}):
         await ask("POST", "/v1/agents", body)
     await ask("DELETE", "/v1/agents/{name}", name="clerk")

@@ -11,7 +11,7 @@ SECRET = re.compile(r"(?i)(api[_-]?key|authorization|password|secret|token)$")
 
 
 def masked(value: Any) -> Any:
-    """A definition without what is secret in it: keys, a webhook's headers, and what stands in its URL beside host and path."""
+    """A definition without what is secret in it: keys, a webhook's headers, and all of its URL but the host."""
     if isinstance(value, list):
         return [masked(each) for each in value]
     if not isinstance(value, Mapping):
@@ -25,9 +25,10 @@ def masked(value: Any) -> Any:
 
 
 def _bare_url(url: str) -> str:
+    """Scheme and host of a URL: the path of a webhook is as often its secret as the query is."""
     try:
         parts = urlsplit(url)
     except ValueError:
         return MASK
-    netloc = f"{MASK}@{parts.netloc.rpartition('@')[2]}" if "@" in parts.netloc else parts.netloc
-    return parts._replace(netloc=netloc, query=MASK if parts.query else "", fragment="").geturl()
+    rest = f"/{MASK}" if parts.path not in ("", "/") or parts.query or parts.fragment else parts.path
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{rest}"

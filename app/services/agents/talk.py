@@ -23,7 +23,7 @@ from app.session import new_session_id
 from app.tracing import active
 
 MAX_WAITING = 16
-"""Questions that may wait for the answers to those before them."""
+"""Questions that may wait for the answers to those before them; together at most twice as long as one message may be."""
 log = logging.getLogger(__name__)
 
 
@@ -44,6 +44,7 @@ class Talk:
     def __init__(self, desk: Desk, agent: str) -> None:
         self._desk, self._agent = desk, agent
         self._waiting: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._waiting_bytes = 0
         self._session: str | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,10 +62,11 @@ class Talk:
     async def _listen(self) -> None:
         async with aclosing(self._link.messages()) as messages:
             async for message in messages:
-                if self._waiting.qsize() < MAX_WAITING:
+                self._waiting_bytes += len(message)
+                if self._waiting.qsize() < MAX_WAITING and self._waiting_bytes <= 2 * self._desk.message_bytes:
                     self._waiting.put_nowait(message)
                 else:
-                    await self._link.close(POLICY_VIOLATION, f"more than {MAX_WAITING} questions wait; wait for their answers")
+                    await self._link.close(POLICY_VIOLATION, "too many questions wait; wait for the answers to those before")
 
     async def _stop_when_draining(self) -> None:
         await self._desk.node.draining.wait()
@@ -72,6 +74,7 @@ class Talk:
 
     async def _answer_all(self) -> None:
         while (message := await self._waiting.get()) is not None:
+            self._waiting_bytes -= len(message)
             CURRENT.set(self._next_context())
             try:
                 with self._desk.node.traces.accept(current().traceparent, "", "question on a WebSocket") as span:

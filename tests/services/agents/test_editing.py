@@ -16,7 +16,7 @@ from app.call import call
 from app.context import background
 from app.errors import AgentNotFound, BodyTooLarge, Conflict, Forbidden, InvalidAgent, NodeError, StoreUnavailable
 from app.services.agents import Agents
-from tests.services.agents.world import ScriptedModel, Stuck, agent_file, ask
+from tests.services.agents.world import ScriptedModel, Stuck, agent_file, ask, calls
 from tests.support import Neighbours, mounted, node_context
 
 KEYS = {"ASTROMESH_API_KEYS": "ada:sk-1"}
@@ -128,7 +128,7 @@ for _ in range(200):
             "spec.tools[0].url: names ${ASTROMESH_MESH_KEY}, and an agent that is made over HTTP sees no variables",
         ),
         ({"tools": [{"name": "hook", "type": "webhook", "url": "https://x.example/", "headers": {"A": "***"}}]}, "stands for a secret"),
-        ({"tools": [{"name": "hook", "type": "webhook", "url": "https://x.example/?***"}]}, "stands for a secret"),
+        ({"tools": [{"name": "hook", "type": "webhook", "url": "https://x.example/***"}]}, "stands for a secret"),
         ({"model": {"primary": {"model": "m", "api_key": "***"}}}, "spec.model.primary.api_key: has ***"),
     ],
 )
@@ -193,7 +193,12 @@ async def test_a_file_that_comes_later_takes_the_place_of_what_was_made_and_says
 
 
 async def test_secrets_are_kept_and_never_shown(tmp_path: Path) -> None:
-    tool = {"name": "hook", "type": "webhook", "url": "https://u:pw-1@x.example/a?token=pw-2", "headers": {"Authorization": "Bearer pw-3"}}
+    tool = {
+        "name": "hook",
+        "type": "webhook",
+        "url": "https://u:pw-1@x.example/pw-6?token=pw-2",
+        "headers": {"Authorization": "Bearer pw-3"},
+    }
     spec: dict[str, Any] = {
         "model": {"primary": {"model": "m", "api_key": "pw-4", "parameters": {"api_key": "pw-5", "top_p": 1}}},
         "tools": [tool],
@@ -205,9 +210,19 @@ async def test_secrets_are_kept_and_never_shown(tmp_path: Path) -> None:
     assert "pw-" not in told
     shown = made["definition"]["spec"]
     assert shown["model"]["primary"] == {"model": "m", "api_key": "***", "parameters": {"api_key": "***", "top_p": 1}}
-    assert (shown["tools"][0]["url"], shown["tools"][0]["headers"]) == ("https://***@x.example/a?***", {"Authorization": "***"})
+    assert (shown["tools"][0]["url"], shown["tools"][0]["headers"]) == ("https://x.example/***", {"Authorization": "***"})
     assert "attach no provider" in made["warnings"][0]
     assert json.loads((tmp_path / "agents" / "clerk.agent.json").read_bytes()) == definition(**spec)
+
+
+async def test_a_webhook_of_an_agent_that_was_made_reaches_no_address_that_is_not_public(tmp_path: Path) -> None:
+    tool = {"name": "hook", "type": "webhook", "url": "http://127.0.0.1:1/internal"}
+    model = ScriptedModel([calls(("hook", {})), "Done."])
+    async with service(tmp_path, model) as (app, _):
+        await do(app, "POST", "/v1/agents", definition(tools=[tool]))
+        await ask(app, name="clerk")
+    [said] = [message["content"] for message in model.requests[1]["messages"] if message["role"] == "tool"]
+    assert "127.0.0.1, which is not a public address, so it is not asked. Webhooks of agents that were made over HTTP" in said
 
 
 async def test_nodes_that_share_a_data_directory_see_each_others_agents(tmp_path: Path) -> None:
