@@ -113,7 +113,7 @@ class Upstream:
             lines.append(b"transfer-encoding: chunked\r\nexpect: 100-continue\r\n" if chunked else b"expect: 100-continue\r\n")
         lines.append(b"\r\n")
         head = b"".join(lines)
-        upgrades = any(name == b"upgrade" for name, _ in headers)
+        upgrades = method == "GET" and any(name == b"upgrade" for name, _ in headers)
         under_way = self._open if under_way is None else under_way
         connection = self._kept(origin) or await _connect(origin, self._batch)
         while True:

@@ -8,7 +8,7 @@ from typing import Any
 
 from app.body import parse_json
 from app.context import current
-from app.errors import AgentNotFound, Conflict, Forbidden, InvalidAgent, InvalidJSON, Problem
+from app.errors import AgentNotFound, Conflict, Forbidden, InvalidAgent, InvalidJSON, Problem, StoreUnavailable
 from app.services.agents.agent import Agent
 from app.services.agents.definition import checked, encode
 from app.services.agents.library import Library
@@ -102,8 +102,8 @@ class Editor:
             try:
                 if await asyncio.to_thread(self._library.load_made):
                     self._changed()
-            except OSError as error:
-                log.warning("the agents that were made over HTTP cannot be looked through now: %s", error)
+            except StoreUnavailable as error:
+                log.warning("%s", error.message)
 
     async def _load(self, what: str, name: str) -> None:
         await asyncio.to_thread(self._library.load_made)

@@ -30,14 +30,15 @@ class AgentStore:
         return [self._folder / name for name, *_ in self.stamp()]
 
     def stamp(self) -> Stamp:
-        """What changes when any of the files does, in the order of their names; empty without a folder."""
+        """What changes when any of the files does, in the order of their names; empty without a folder. Raises StoreUnavailable."""
         found = list[tuple[str, int, int, int]]()
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._folder) as entries:
-            for entry in entries:
-                if entry.name.endswith(SUFFIX):
-                    with suppress(FileNotFoundError):
-                        stat = entry.stat()
-                        found.append((entry.name, stat.st_mtime_ns, stat.st_size, stat.st_ino))
+        with self._telling("The agents that were made over HTTP cannot be listed"), suppress(FileNotFoundError, NotADirectoryError):
+            with os.scandir(self._folder) as entries:
+                for entry in entries:
+                    if entry.name.endswith(SUFFIX):
+                        with suppress(FileNotFoundError):
+                            stat = entry.stat()
+                            found.append((entry.name, stat.st_mtime_ns, stat.st_size, stat.st_ino))
         return tuple(sorted(found))
 
     def read(self, name: str) -> bytes | None:
