@@ -118,4 +118,5 @@ def _variables(document: Document, found: list[tuple[YamlPath, str]]) -> Iterato
 def _provider_warning(definition: Mapping[str, Any]) -> Iterator[str]:
     named = {str(path[-1]) for path, _ in _texts(definition.get("spec", {}).get("model", {}), ("model",))}
     if unused := [name for name in _OF_A_PROVIDER if name in named]:
-        yield f"`spec.model`: {', '.join(unused)} of an agent that is made over HTTP attach no provider; write it into providers.yaml"
+        told = "attached to no provider, for the agent was made over HTTP; write the provider into providers.yaml"
+        yield f"`spec.model`: {', '.join(unused)}: {told}"

@@ -211,7 +211,7 @@ async def test_secrets_are_kept_and_never_shown(tmp_path: Path) -> None:
     shown = made["definition"]["spec"]
     assert shown["model"]["primary"] == {"model": "m", "api_key": "***", "parameters": {"api_key": "***", "top_p": 1}}
     assert (shown["tools"][0]["url"], shown["tools"][0]["headers"]) == ("https://x.example/***", {"Authorization": "***"})
-    assert "attach no provider" in made["warnings"][0]
+    assert "attached to no provider" in made["warnings"][0]
     assert json.loads((tmp_path / "agents" / "clerk.agent.json").read_bytes()) == definition(**spec)
 
 
