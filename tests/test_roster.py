@@ -147,6 +147,21 @@ async def test_in_a_mesh_every_node_hears_of_a_new_agent_soon_and_sends_its_ques
         assert told["loaded"] == ["assistant", "clerk"]
 
 
+async def test_workers_that_share_a_data_directory_all_have_a_new_agent_at_once(tmp_path: Path) -> None:
+    keys = KEYS | {"ASTROMESH_MESH_KEY": "between-nodes"}
+    async with meshed(tmp_path, **keys) as mesh:
+        mesh.http.headers.update(ADA)
+        gateway = await mesh.node("gateway")
+        workers = [await mesh.node(name, ["agents", "tools", "memory", "inference"], data="shared") for name in ("one", "two")]
+        await mesh.together(gateway, *workers)
+        assert (await ask(mesh.http, "POST", f"{gateway.url}/v1/agents", definition()))[0] == 201
+        for worker in workers:
+            status, told, _ = await ask(mesh.http, "POST", f"{worker.url}/v1/agents/clerk/run", {"query": "What is 17*23?"})
+            assert (status, told.get("outcome")) == (200, "answered")
+        everywhere = [await ask(mesh.http, "POST", f"{node.url}/v1/agents", definition()) for node in (gateway, *workers)]
+        assert [status for status, *_ in everywhere] == [409] * 3
+
+
 async def _serves(mesh: Meshed, url: str, where: str) -> bool:
     status, _, there = await ask(mesh.http, "GET", f"{url}/v1/agents/clerk")
     return (status, there) == (200, where)
