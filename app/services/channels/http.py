@@ -21,10 +21,10 @@ class Answer:
     body: Any
     retry_after_s: float | None
 
-    def error(self, reason: str, *, again: bool | None = None) -> NotAcceptedError:
+    def error(self, reason: str, *, again: bool | None = None, too_late: bool = False) -> NotAcceptedError:
         """The refusal that this answer is; whether it may be repeated follows from the status unless the platform says more."""
         again = self.status in _AGAIN if again is None else again
-        return NotAcceptedError(f"it answered {self.status}: {reason}", again=again, after_s=self.retry_after_s)
+        return NotAcceptedError(f"it answered {self.status}: {reason}", again=again, after_s=self.retry_after_s, too_late=too_late)
 
 
 class Client:
@@ -48,14 +48,30 @@ class Client:
         sent = {"Content-Type": "application/json", **headers}
         try:
             async with self._session.post(url, data=body, headers=sent, allow_redirects=False) as answer:
-                raw = await answer.content.read(_MAX_ANSWER_BYTES)
-                return Answer(answer.status, _parsed(raw), _seconds(answer.headers.get("Retry-After", "")))
+                return Answer(answer.status, _parsed(await _read(answer)), _seconds(answer.headers.get("Retry-After", "")))
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise NotAcceptedError(f"no connection: {error}", again=True) from error
-        except (aiohttp.InvalidURL, ValueError) as error:
-            raise NotAcceptedError(f"its address cannot be used: {error}", again=False) from error
+        except aiohttp.ClientHttpProxyError as error:
+            raise NotAcceptedError(f"the proxy made no connection: it answered {error.status}", again=True) from error
+        except (aiohttp.InvalidURL, ValueError) as error:  # its text may hold the URL, and a URL may hold a token
+            raise NotAcceptedError(f"its address or a header cannot be used: {type(error).__name__}", again=False) from error
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise UncertainError(f"the connection ended without an answer: {type(error).__name__}: {error}") from error
+            raise UncertainError(f"the connection ended without an answer: {_told(error)}") from error
+
+
+async def _read(answer: aiohttp.ClientResponse) -> bytes:
+    raw = bytearray()
+    async for chunk in answer.content.iter_any():
+        raw += chunk
+        if len(raw) > _MAX_ANSWER_BYTES:
+            break
+    return bytes(raw)
+
+
+def _told(error: Exception) -> str:
+    """What went wrong. An answer that is no HTTP is told without its text, which holds the URL, and Telegram's URLs hold the token."""
+    name = type(error).__name__
+    return name if isinstance(error, aiohttp.ClientResponseError) else f"{name}: {error}"
 
 
 def _parsed(raw: bytes) -> Any:

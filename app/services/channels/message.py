@@ -61,11 +61,11 @@ class Outbound:
 
 class NotAcceptedError(Exception):
     """The platform did not take the message: nobody will get it. ``again``: it may be sent once more, after ``after_s`` where the
-    platform says so."""
+    platform says so. ``too_late``: only a template may be sent."""
 
-    def __init__(self, message: str, *, again: bool, after_s: float | None = None) -> None:
+    def __init__(self, message: str, *, again: bool, after_s: float | None = None, too_late: bool = False) -> None:
         super().__init__(message)
-        self.again, self.after_s = again, after_s
+        self.again, self.after_s, self.too_late = again, after_s, too_late
 
 
 class UncertainError(Exception):

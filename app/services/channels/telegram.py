@@ -39,7 +39,7 @@ class Telegram:
             return Delivery()
         chat, number = text(message, "chat", "id"), text(message, "message_id")
         if not (chat and number):
-            return Delivery(skipped=(f"a message without chat or id: {str(message)[:80]}",))
+            return Delivery(skipped=("a message without chat or id",))
         words, kind, details = text(message, "text"), "text", dict[str, Any]()
         for media in _MEDIA:
             if found := at(message, media):
@@ -59,13 +59,14 @@ class Telegram:
 
     async def _post(self, method: str, body: Mapping[str, Any]) -> Answer:
         answer = await self._client.post(f"{self._base}/{method}", json.dumps(body).encode(), {})
-        if answer.status // 100 != 2 or at(answer.body, "ok") is not True:
+        if answer.status // 100 != 2 or at(answer.body, "ok") is False:
             raise _refusal(answer)
         return answer
 
 
 def _refusal(answer: Answer) -> NotAcceptedError:
     error = answer.error(text(answer.body, "description") or "no reason is given")
-    if wait := text(answer.body, "parameters", "retry_after"):
-        error.after_s = min(float(wait), 3_600.0)
+    wait = at(answer.body, "parameters", "retry_after")
+    if isinstance(wait, int) and wait > 0:
+        error.after_s = float(min(wait, 3_600))
     return error

@@ -1,7 +1,10 @@
 """Read JSON that may have any shape: nothing here raises."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
+
+_HALVES = re.compile("[\ud800-\udfff]")
 
 
 def at(value: Any, *path: str) -> Any:
@@ -20,4 +23,9 @@ def items(value: Any, *path: str) -> list[Any]:
 def text(value: Any, *path: str) -> str:
     """The text or number that is there, as text; "" where there is none."""
     found = at(value, *path)
-    return str(found) if isinstance(found, str | int | float) and not isinstance(found, bool) else ""
+    return whole(str(found)) if isinstance(found, str | int | float) and not isinstance(found, bool) else ""
+
+
+def whole(words: str) -> str:
+    """The text without halves of surrogate pairs, which JSON can bring and neither a database nor UTF-8 can hold."""
+    return _HALVES.sub("\ufffd", words)

@@ -33,7 +33,7 @@ class Webhook:
         for each in items(body, "messages") if at(body, "messages") is not None else [body]:
             message_id, sender = text(each, "id"), text(each, "sender")
             if not (message_id and sender):
-                skipped.append(f"a message without id or sender: {str(each)[:80]}")
+                skipped.append("a message without id or sender")
                 continue
             metadata = at(each, "metadata")
             details = {"metadata": metadata} if isinstance(metadata, Mapping) else {}

@@ -1,8 +1,10 @@
 """WhatsApp Cloud API (Graph API, /<phone_number_id>/messages and its webhooks)."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import quote
 
 from app.errors import Forbidden
 from app.services.channels.http import Answer, Client
@@ -17,6 +19,8 @@ OUTSIDE_WINDOW = 131047
 _MEDIA = ("image", "video", "audio", "document", "sticker")
 _STATUSES = ("sent", "delivered", "read", "played", "failed")
 _DAY_S = 24 * 3_600.0
+_USER_ID = re.compile(r"[A-Z]{2}\.[A-Za-z0-9.]+")
+"""A business-scoped user id, such as US.13491208655302741918: what is told of people with a user name instead of their number."""
 
 
 class WhatsApp:
@@ -46,12 +50,15 @@ class WhatsApp:
         messages, receipts, skipped = list[Inbound](), list[Receipt](), list[str]()
         for value in _values(body):
             account = text(value, "metadata", "phone_number_id") or self._phone_number_id
-            names = {text(each, "wa_id"): text(each, "profile", "name") for each in items(value, "contacts")}
+            contacts = items(value, "contacts")
+            names = {text(each, key): text(each, "profile", "name") for each in contacts for key in ("user_id", "wa_id")}
+            only = text(contacts[0], "user_id") if len(contacts) == 1 else ""
             for each in items(value, "messages"):
-                if message := _message(each, account, names):
+                sender = text(each, "from") or text(each, "from_user_id") or only
+                if message := _message(each, account, sender, names):
                     messages.append(message)
                 else:
-                    skipped.append(f"a message without id or sender: {str(each)[:80]}")
+                    skipped.append("a message without id or sender")
             receipts += [_receipt(each) for each in items(value, "statuses") if at(each, "status") in _STATUSES]
         return Delivery(tuple(messages), tuple(receipts), tuple(skipped))
 
@@ -60,7 +67,7 @@ class WhatsApp:
         body = {
             "messaging_product": "whatsapp",
             "recipient_type": "individual",
-            "to": message.person.sender,
+            "recipient" if _USER_ID.fullmatch(message.person.sender) else "to": message.person.sender,
             "biz_opaque_callback_data": message.token,
             **({"context": {"message_id": message.in_reply_to}} if message.in_reply_to and message.part == 1 else {}),
             **content,
@@ -82,7 +89,7 @@ class WhatsApp:
             raise _refusal(answer)
 
     async def _post(self, account: str, body: Mapping[str, Any]) -> Answer:
-        url = f"{self._base}/{account or self._phone_number_id}/messages"
+        url = f"{self._base}/{quote(account or self._phone_number_id, safe='')}/messages"
         return await self._client.post(url, json.dumps(body).encode(), self._headers)
 
 
@@ -92,10 +99,10 @@ def _body(words: str) -> dict[str, Any]:
 
 def _refusal(answer: Answer) -> NotAcceptedError:
     error = at(answer.body, "error") or {}
-    code = at(error, "code")
+    code = code if isinstance(code := at(error, "code"), int) else None
     told = text(error, "error_data", "details") or text(error, "message") or "no reason is given"
     if code == OUTSIDE_WINDOW:
-        return answer.error(f"outside the 24-hour window ({told}); only a template may be sent", again=False)
+        return answer.error(f"outside the 24-hour window ({told}); only a template may be sent", again=False, too_late=True)
     known = True if code in _RATE_LIMITS | _TEMPORARY else None
     return answer.error(f"{told} (code {code})" if code is not None else told, again=known)
 
@@ -107,8 +114,8 @@ def _values(body: Any) -> Iterator[Any]:
                 yield at(change, "value")
 
 
-def _message(each: Any, account: str, names: Mapping[str, str]) -> Inbound | None:
-    message_id, sender, kind = text(each, "id"), text(each, "from"), text(each, "type") or "unknown"
+def _message(each: Any, account: str, sender: str, names: Mapping[str, str]) -> Inbound | None:
+    message_id, kind = text(each, "id"), text(each, "type") or "unknown"
     if not (message_id and sender):
         return None
     words, details = _content(each, kind)

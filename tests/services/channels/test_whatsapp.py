@@ -82,6 +82,29 @@ def test_media_and_replies_become_words_for_the_agent_and_details_in_its_context
     assert told <= set(message.details)
 
 
+def test_a_person_with_a_user_name_and_no_number_is_known_by_the_user_id() -> None:
+    body = json.loads(payload({"id": "wamid.1", "type": "text", "text": {"body": "hello"}}))
+    value = body["entry"][0]["changes"][0]["value"]
+    value["contacts"] = [{"user_id": "US.13491208655302741918", "profile": {"name": "Kim", "username": "kim"}}]
+    [message] = whatsapp().read(body).messages
+    assert (message.sender, message.details["name"]) == ("US.13491208655302741918", "Kim")
+    value["messages"][0]["from_user_id"] = "US.2"
+    assert whatsapp().read(body).messages[0].sender == "US.2"
+    value["messages"][0]["from"] = "4915112345"
+    assert whatsapp().read(body).messages[0].sender == "4915112345"
+
+
+def test_halves_of_surrogate_pairs_are_replaced_in_what_is_kept() -> None:
+    [message] = whatsapp().read(json.loads(payload(text_message("wamid.\ud83d", "h\ud83di", sender="4\ude00")))).messages
+    assert (message.message_id, message.text, message.sender) == ("wamid.\ufffd", "h\ufffdi", "4\ufffd")
+
+
+def test_what_makes_no_sense_is_told_without_its_content() -> None:
+    told = whatsapp().read(json.loads(payload({"type": "text", "text": {"body": "a private matter"}}))).skipped
+    assert len(told) == 1
+    assert "private" not in told[0]
+
+
 def test_statuses_are_receipts_and_no_messages() -> None:
     status = {"id": "wamid.9", "status": "delivered", "recipient_id": "49", "biz_opaque_callback_data": "token-1"}
     failed = {"id": "wamid.8", "status": "failed", "errors": [{"code": 131026, "title": "Message undeliverable"}]}
