@@ -1,5 +1,6 @@
 """Read ``channels.yaml``: which channels there are, with ``${VAR}`` for what is secret. All problems of the file are reported at once."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from app.config.yaml import Document, check, nearest, read
 from app.errors import ConfigError, Problem
 from app.services.channels.store import Limit
 
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _LONG_ENOUGH = "x" * 16
 _NAME_REMEDY = "take 1 to 32 small letters, digits and -, a letter first"
 
@@ -53,7 +55,7 @@ def read_channels(path: Path, schemas: Mapping[str, Any], environ: Mapping[str, 
 
 
 def _problems(document: Document, name: str, section: Mapping[str, Any], schemas: Mapping[str, Any]) -> Iterator[Problem]:
-    if not (isinstance(name, str) and name.replace("-", "").isalnum() and name.islower() and name[0].isalpha() and len(name) <= 32):
+    if not (isinstance(name, str) and _NAME.fullmatch(name)):
         yield document.problem(("channels", name), f"{name!r} cannot be a channel's name", _NAME_REMEDY)
     kind = section.get("type", name)
     if kind not in schemas["types"]:

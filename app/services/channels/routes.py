@@ -78,6 +78,6 @@ def _box(request: Request) -> str:
 
 def _limit(request: Request) -> int:
     given = request.query_params.get("limit", "100")
-    if not (given.isascii() and given.isdigit() and 0 < int(given[:9]) <= MAX_ROWS):
+    if not (given.isascii() and given.isdigit() and len(given) <= 9 and 0 < int(given) <= MAX_ROWS):
         raise BadRequest(f"limit is {given[:40]!r}; give a whole number from 1 to {MAX_ROWS}.", param="limit")
     return int(given)

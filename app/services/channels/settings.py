@@ -26,11 +26,13 @@ class Settings:
 
 
 def session_of(person: Person) -> str:
-    """The session of a conversation: channel, account and sender; a digest of them where they could not stand in a session id."""
-    plain = ":".join(part for part in person if part)
-    if _SESSION.fullmatch(plain):
+    """The session of a conversation: channel, account and sender; a digest of them where they could not stand in a session id, or
+    another person's would look the same. No two persons have the same one, whatever they call themselves."""
+    parts = [part for part in person if part]
+    plain = ":".join(parts)
+    if _SESSION.fullmatch(plain) and not any(":" in part for part in parts):
         return plain
-    return f"{person.channel}:{hashlib.blake2b(json.dumps(person).encode(), digest_size=16).hexdigest()}"
+    return f"{person.channel}::{hashlib.blake2b(json.dumps(person).encode(), digest_size=16).hexdigest()}"
 
 
 def back_off_s(attempts: int) -> float:
