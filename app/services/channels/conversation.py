@@ -1,6 +1,8 @@
 """Work on one conversation, under its lease: deliver what is open, then answer what waits, one after the other and nothing twice."""
 
 import asyncio
+import hashlib
+import json
 import logging
 import secrets
 import time
@@ -12,17 +14,20 @@ from urllib.parse import quote
 
 from app.call import call
 from app.context import RequestContext, background, continue_trace
-from app.errors import NodeError, PeerLost
+from app.errors import NodeError, PeerLost, StoreUnavailable
 from app.services.channels.channel import Channel
 from app.services.channels.channels_file import ChannelSpec
 from app.services.channels.message import Inbound, NotAcceptedError, Outbound, Person, UncertainError
 from app.services.channels.settings import LEASE_S, Settings, back_off_s, session_of
 from app.services.channels.split import split
 from app.services.channels.store import Parcel, Question, Store
+from app.services.channels.untrusted import whole
 from app.services.contract import Locate
 from app.tracing import Recorder
 
 ATTEND_S = 5.0
+GRACE_S = 2.0
+"""How long what is being sent may take to its end when its conversation is stopped."""
 _AGAIN = frozenset({408, 409, 425, 429})
 T = TypeVar("T")
 InThread = Callable[..., Awaitable[Any]]
@@ -35,6 +40,7 @@ class Desk:
     outcome; ``traces`` keeps the spans."""
 
     locate: Locate
+    draining: asyncio.Event
     store: Store
     in_thread: InThread
     settings: Settings
@@ -53,21 +59,27 @@ class Conversation:
 
     async def work(self) -> None:
         """Go on until there is nothing to do now, and let go of the lease."""
+        letting_go = self._desk.store.release
         try:
             async with self._lease():
                 while await self._step():
                     pass
                 await asyncio.gather(*self._attending)
+        except Exception:
+            letting_go = self._desk.store.give_up
+            raise
         finally:
             for task in self._attending:
                 task.cancel()
-            await asyncio.shield(self._desk.in_thread(self._desk.store.release, self._person))
+            await asyncio.shield(self._desk.in_thread(letting_go, self._person))
 
     async def _step(self) -> bool:
         """Do the next thing. Whether there may be another one."""
         store = self._desk.store
         if parcel := await self._desk.in_thread(store.parcel, self._person):
             return await self._deliver(parcel)
+        if self._desk.draining.is_set():
+            return False
         if question := await self._desk.in_thread(store.question, self._person, merged=self._spec.while_busy == "merge"):
             return await self._answer(question)
         return False
@@ -75,11 +87,15 @@ class Conversation:
     # ---- answers
 
     async def _answer(self, question: Question) -> bool:
+        self._attending = [task for task in self._attending if not task.done()]
         self._attending.append(asyncio.create_task(self._attend(question.messages[-1])))
         try:
             answer = await self._ask(question)
         except NodeError as error:
             return await self._unanswered(question, error)
+        except Exception as error:  # the top of the loop over questions: one that breaks something is tried no oftener than another
+            log.exception("asking agent %s for %s failed", self._spec.agent, self._spec.name)
+            return await self._unanswered(question, NodeError(f"asking the agent failed: {type(error).__name__}"))
         if not answer.strip():
             log.warning(
                 "agent %s answered nothing to message %s of %s", self._spec.agent, question.messages[-1].message_id, self._spec.name
@@ -89,8 +105,9 @@ class Conversation:
     async def _ask(self, question: Question) -> str:
         """The agent's answer. The key lets whoever runs the agent answer from its record what a process that died has asked already."""
         path = f"/v1/agents/{quote(self._spec.agent, safe='')}/run"
-        key = f"{self._spec.name}:{question.messages[0].message_id}:{len(question.messages)}"
-        headers = [(b"idempotency-key", quote(key, safe=":").encode())]
+        asked = json.dumps([self._person.account, *(message.message_id for message in question.messages)])
+        key = f"{self._spec.name}:{hashlib.blake2b(asked.encode(), digest_size=16).hexdigest()}"  # ids may be of any length
+        headers = [(b"idempotency-key", key.encode())]
         agents = self._desk.locate("agents", self._spec.agent)
         traceparent, webhook = continue_trace(question.traceparent)
         context = self._context(traceparent)
@@ -98,7 +115,7 @@ class Conversation:
             async with call(agents, "POST", path, body=self._body(question), headers=headers, context=context) as reply:
                 await reply.raise_for_status()
                 try:
-                    return str((await reply.json())["answer"])
+                    return whole(str((await reply.json())["answer"]))
                 except (ValueError, KeyError, TypeError, RecursionError):
                     raise PeerLost(f"The answer to {path} is no run; look into the log of the node that gave it.") from None
 
@@ -124,7 +141,7 @@ class Conversation:
 
     async def _unanswered(self, question: Question, error: NodeError) -> bool:
         attempts = question.attempts + 1
-        told = f"{error.code}: {error.message}"
+        told = whole(f"{error.code}: {error.message}")
         if (error.status >= 500 or error.status in _AGAIN) and attempts < self._desk.settings.max_attempts:
             log.warning("agent %s gave no answer to %s (try %d): %s", self._spec.agent, self._spec.name, attempts, told)
             self._desk.count(self._spec.name, "retried")
@@ -159,8 +176,7 @@ class Conversation:
             return await self._bury(parcel, "whether it was taken is not known: neither an answer nor a status told")
         message = self._sendable(parcel)
         if message is None:
-            told = f"outside the {(self._channel.window_s or 0) / 3600:g}-hour window, and the channel has no template"
-            return await self._bury(parcel, told)
+            return await self._bury(parcel, self._too_late())
         if not await self._desk.in_thread(store.sending, parcel):
             return False
         return await self._send(parcel, message)
@@ -170,9 +186,32 @@ class Conversation:
         window_s = self._channel.window_s
         if window_s is None or time.time() - parcel.last_inbound < window_s:
             return parcel.message
-        return replace(parcel.message, template=True) if self._channel.has_template else None
+        return self._template(parcel)
+
+    def _template(self, parcel: Parcel) -> Outbound | None:
+        """It stands for the whole answer, so it goes out once."""
+        return replace(parcel.message, template=True) if self._channel.has_template and parcel.message.part == 1 else None
+
+    def _too_late(self) -> str:
+        why = (
+            "the template goes out in place of an answer's first part alone"
+            if self._channel.has_template
+            else "the channel has no template"
+        )
+        return f"outside the {(self._channel.window_s or 0) / 3600:g}-hour window, and {why}"
 
     async def _send(self, parcel: Parcel, message: Outbound) -> bool:
+        """Send it, to the end also when this is cancelled: what is cut in the middle would be uncertain."""
+        sending = asyncio.create_task(self._sent(parcel, message))
+        try:
+            return await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            await asyncio.wait([sending], timeout=GRACE_S)
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            raise
+
+    async def _sent(self, parcel: Parcel, message: Outbound) -> bool:
         store, settings, attempts = self._desk.store, self._desk.settings, parcel.attempts + 1
         try:
             provider_id = await self._channel.send(message)
@@ -182,15 +221,29 @@ class Conversation:
             self._desk.count(self._spec.name, "uncertain")
             return False
         except NotAcceptedError as error:
+            if error.too_late and not message.template and (template := self._template(parcel)):
+                return await self._sent(parcel, template)
             if not error.again or attempts >= settings.max_attempts:
                 return await self._bury(parcel, str(error))
             log.warning("a message of %s was not taken (try %d): %s", self._spec.name, attempts, error)
             self._desk.count(self._spec.name, "retried")
             await self._desk.in_thread(store.postponed, parcel, str(error), error.after_s or back_off_s(attempts))
             return False
-        await self._desk.in_thread(store.sent, parcel, provider_id)
+        await self._note(parcel, provider_id)
         self._desk.count(self._spec.name, "sent")
         return True
+
+    async def _note(self, parcel: Parcel, provider_id: str) -> None:
+        """That it was taken must not be forgotten because the disk is busy: it would be sent again."""
+        for again_in_s in (0.1, 0.5, 1.0, 2.0, 5.0):
+            try:
+                await self._desk.in_thread(self._desk.store.sent, parcel, provider_id)
+            except StoreUnavailable as error:
+                log.warning("that a message of %s was taken cannot be noted yet: %s", self._spec.name, error)
+                await asyncio.sleep(again_in_s)
+            else:
+                return
+        await self._desk.in_thread(self._desk.store.sent, parcel, provider_id)
 
     async def _bury(self, parcel: Parcel, why: str) -> bool:
         log.error("message %s of %s is a dead letter: %s", parcel.message.token, self._spec.name, why)
@@ -211,8 +264,11 @@ class Conversation:
             nonlocal lost
             while True:
                 await asyncio.sleep(LEASE_S / 3)
-                if not await self._desk.in_thread(self._desk.store.renew, self._person):
-                    lost = True
+                try:
+                    lost = not await self._desk.in_thread(self._desk.store.renew, self._person)
+                except StoreUnavailable as error:  # nobody else can take it meanwhile, or it is found lost then
+                    log.warning("the lease of a conversation of %s could not be renewed: %s", self._spec.name, error)
+                if lost:
                     working.cancel()
                     return
 

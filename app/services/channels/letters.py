@@ -49,8 +49,9 @@ class Letters:
                 (channel, name),
             ).fetchone()
             if row and row[0] == "dead":
+                anew = "" if box == "inbox" else ", status = '', provider_id = ''"  # what was told of the try before is over
                 self._database.sql.execute(
-                    f"UPDATE {box} SET state = ?, attempts = 0, due = ? WHERE channel = ? AND {key} = ?",
+                    f"UPDATE {box} SET state = ?, attempts = 0, due = ?{anew} WHERE channel = ? AND {key} = ?",
                     (fresh, now, channel, name),
                 )
                 self._database.sql.execute(
@@ -60,11 +61,15 @@ class Letters:
         return row[0] if row else None
 
     def sweep(self, older_than_s: float) -> int:
-        """Forget what is settled and old: only so long are duplicates known. Dead letters stay."""
+        """Forget what is settled and old: only so long are duplicates known; and people of whom nothing is left. Dead letters stay."""
         before, gone = time.time() - older_than_s, 0
         with self._database.transaction():
             gone += self._database.sql.execute(
                 "DELETE FROM inbox WHERE received < ? AND state NOT IN ('waiting', 'dead')", (before,)
             ).rowcount
             gone += self._database.sql.execute("DELETE FROM outbox WHERE made < ? AND state = 'sent'", (before,)).rowcount
+            of_them = "(b.channel, b.account, b.sender) = (c.channel, c.account, c.sender)"
+            left = [f"NOT EXISTS (SELECT 1 FROM {box} b WHERE {of_them})" for box in _SHOWN]
+            nothing = f"due IS NULL AND owner = '' AND last_inbound < ? AND {' AND '.join(left)}"
+            self._database.sql.execute(f"DELETE FROM conversations AS c WHERE {nothing}", (before,))
         return gone

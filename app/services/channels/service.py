@@ -77,7 +77,8 @@ class Channels:
         """Work on conversations until cancelled; one that fails stops no other."""
         if not self._channels:
             return
-        desk = Desk(self._node.locate, self._store, self._in_thread, self._settings, self._channels, self._count, self._node.traces)
+        node = self._node
+        desk = Desk(node.locate, node.draining, self._store, self._in_thread, self._settings, self._channels, self._count, node.traces)
         slots = asyncio.Semaphore(self._settings.concurrency)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._sweep())
@@ -90,13 +91,14 @@ class Channels:
         """The next conversation with something to do, leased."""
         while True:
             self._wake.clear()
+            due: float | None = None
             try:
-                if not self._node.draining.is_set() and (person := await self._in_thread(self._store.claim, tuple(self._channels))):
-                    return person
-                due = await self._in_thread(self._store.next_due, tuple(self._channels))
+                if not self._node.draining.is_set():
+                    if person := await self._in_thread(self._store.claim, tuple(self._channels)):
+                        return person
+                    due = await self._in_thread(self._store.next_due, tuple(self._channels))
             except StoreUnavailable as error:
                 log.error("channels stand still: %s", error)
-                due = None
             wait_s = LOOK_S if due is None else min(LOOK_S, max(0.01, due - time.time()))
             try:
                 async with asyncio.timeout(wait_s):

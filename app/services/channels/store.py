@@ -22,6 +22,9 @@ from app.services.channels.settings import LEASE_S
 _OF = "channel = ? AND account = ? AND sender = ?"
 _LEASED = f"EXISTS (SELECT 1 FROM conversations WHERE {_OF} AND owner = ?)"
 _OPEN_OUT = "state IN ('ready', 'sending', 'uncertain')"
+_CAN_FAIL = "state IN ('sending', 'uncertain', 'sent')"
+_CAN_ARRIVE = "(state != 'dead' OR status != 'failed')"
+"""A letter that was given up because nobody knew of it has arrived after all; of one that the platform gave up, older news is late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self._database, self._process = Database(path), Owner(path.parent)
-        self._owner = self._process.name
+        self._owner, self._held = self._process.name, set[Person]()
         self.letters = Letters(self._database)
 
     def open(self) -> None:
@@ -124,28 +127,37 @@ class Store:
         where, named = ("token = ?", receipt.token) if receipt.token else ("provider_id = ?", receipt.provider_id)
         if not named:
             return
-        state = "dead" if receipt.status == "failed" else "sent"
-        settled = self._sql.execute(
-            f"UPDATE outbox SET state = ?, status = ?, error = ?, provider_id = coalesce(nullif(?, ''), provider_id)"
-            f" WHERE channel = ? AND {where} AND state != 'dead' RETURNING account, sender",
-            (state, receipt.status, receipt.error, receipt.provider_id, channel, named),
+        state, believed = ("dead", _CAN_FAIL) if receipt.status == "failed" else ("sent", _CAN_ARRIVE)
+        found = self._sql.execute(
+            f"SELECT token, account, sender, state FROM outbox WHERE channel = ? AND {where} AND {believed}", (channel, named)
         ).fetchall()
-        for account, sender in settled:  # what waited behind it may go on
-            self._due(Person(channel, account, sender), now)
+        for token, account, sender, was in found:
+            self._sql.execute(
+                "UPDATE outbox SET state = ?, status = ?, error = ?, provider_id = coalesce(nullif(?, ''), provider_id) WHERE token = ?",
+                (state, receipt.status, receipt.error, receipt.provider_id, token),
+            )
+            if was != "sent":  # what waited behind it may go on
+                self._due(Person(channel, account, sender), now)
 
     # ---- leases
 
     def claim(self, channels: Sequence[str]) -> Person | None:
-        """Take the conversation of these channels that has waited longest for something to be done, and that nobody holds."""
+        """Take the conversation of these channels that has waited longest for something to be done, and that nobody holds. One that this
+        process works on is held, also when its lease ran out while the process, or the disk, stood still, or because the clock was set."""
         now = time.time()
         with self._database.transaction():
-            row = self._sql.execute(
-                "UPDATE conversations SET owner = ?, leased_until = ? WHERE (channel, account, sender) ="
-                " (SELECT channel, account, sender FROM conversations WHERE due <= ? AND leased_until < ?"
-                f" AND channel IN ({_marks(channels)}) ORDER BY due LIMIT 1) RETURNING channel, account, sender",
-                (self._owner, now + LEASE_S, now, now, *channels),
-            ).fetchone()
-        return Person(*row) if row else None
+            rows = self._sql.execute(
+                "SELECT channel, account, sender FROM conversations WHERE due <= ? AND leased_until < ?"
+                f" AND channel IN ({_marks(channels)}) ORDER BY due LIMIT ?",
+                (now, now, *channels, len(self._held) + 1),
+            ).fetchall()
+            person = next((person for row in rows if (person := Person(*row)) not in self._held), None)
+            if person:
+                lease = (self._owner, now + LEASE_S)
+                self._sql.execute(f"UPDATE conversations SET owner = ?, leased_until = ? WHERE {_OF}", (*lease, *person))
+        if person:
+            self._held.add(person)
+        return person
 
     def renew(self, person: Person) -> bool:
         """Whether the lease is still this process's."""
@@ -158,6 +170,7 @@ class Store:
 
     def release(self, person: Person) -> None:
         """Let go; the conversation is due again when the first thing in it is. What waits behind an open part waits for that."""
+        self.give_up(person)
         with self._database.transaction():
             self._sql.execute(
                 "UPDATE conversations SET owner = '', leased_until = 0, due = coalesce("
@@ -166,12 +179,18 @@ class Store:
                 (*person, *person, *person, self._owner),
             )
 
+    def give_up(self, person: Person) -> None:
+        """Let its lease run out: what failed for no reason that is known is not begun again at once."""
+        self._held.discard(person)
+
     def next_due(self, channels: Sequence[str]) -> float | None:
-        """When, in seconds since 1970, the next conversation of these channels will want something; None for never."""
+        """When, in seconds since 1970, the next of these channels' conversations that this process does not hold will want something;
+        None for never."""
         with self._database.errors():
             found: float | None = self._sql.execute(
-                f"SELECT min(max(due, leased_until)) FROM conversations WHERE due IS NOT NULL AND channel IN ({_marks(channels)})",
-                tuple(channels),
+                "SELECT min(max(due, leased_until)) FROM conversations WHERE due IS NOT NULL AND owner != ?"
+                f" AND channel IN ({_marks(channels)})",
+                (self._owner, *channels),
             ).fetchone()[0]
         return found
 
@@ -240,7 +259,14 @@ class Store:
         return self._mark(parcel, "sending", attempts=1)
 
     def sent(self, parcel: Parcel, provider_id: str) -> None:
-        self._mark(parcel, "sent", provider_id=provider_id)
+        """The platform has taken it, which is true whoever holds the lease by now."""
+        with self._database.transaction():
+            self._sql.execute(
+                "UPDATE outbox SET state = 'sent', error = '', provider_id = coalesce(nullif(?, ''), provider_id)"
+                f" WHERE token = ? AND {_OPEN_OUT}",
+                (provider_id, parcel.message.token),
+            )
+            self._due(parcel.message.person, time.time())
 
     def postponed(self, parcel: Parcel, error: str, again_in_s: float) -> None:
         """It was surely not taken, and is tried again."""
@@ -253,15 +279,13 @@ class Store:
     def dead(self, parcel: Parcel, error: str) -> None:
         self._mark(parcel, "dead", error=error)
 
-    def _mark(
-        self, parcel: Parcel, state: str, *, attempts: int = 0, error: str = "", provider_id: str = "", due: float | None = None
-    ) -> bool:
+    def _mark(self, parcel: Parcel, state: str, *, attempts: int = 0, error: str = "", due: float | None = None) -> bool:
         person = parcel.message.person
         with self._database.transaction():
             changed = self._sql.execute(
-                "UPDATE outbox SET state = ?, attempts = attempts + ?, error = ?, provider_id = coalesce(nullif(?, ''), provider_id),"
-                f" due = coalesce(?, due) WHERE token = ? AND {_OPEN_OUT} AND {_LEASED}",
-                (state, attempts, error, provider_id, due, parcel.message.token, *person, self._owner),
+                "UPDATE outbox SET state = ?, attempts = attempts + ?, error = ?, due = coalesce(?, due)"
+                f" WHERE token = ? AND {_OPEN_OUT} AND {_LEASED}",
+                (state, attempts, error, due, parcel.message.token, *person, self._owner),
             ).rowcount
         return changed == 1
 
@@ -277,4 +301,4 @@ def _marks(values: Sequence[object]) -> str:
 
 
 def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(value, separators=(",", ":"))  # in ASCII: half of a surrogate pair stays the escape that it came as

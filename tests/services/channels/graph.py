@@ -54,12 +54,14 @@ def signed(raw: bytes, secret: str = SECRET) -> dict[str, str]:
 
 @dataclass
 class FakeGraph:
-    """``script`` holds what becomes of the next messages, in order: (status, body) refuses, "hang" takes it and never answers, "break"
-    takes it and cuts the connection; without one they are taken. ``taken`` are those that a person would have got."""
+    """``script`` holds what becomes of the next messages, in order: (status, body) refuses, "hang" takes it and never answers, "wait"
+    takes it and answers when the gate is open, "break" takes it and cuts the connection; without one they are taken. ``taken`` are those
+    that a person would have got."""
 
     script: list[Any] = field(default_factory=list)
     taken: list[dict[str, Any]] = field(default_factory=list)
     asked: int = 0
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
     read: list[dict[str, Any]] = field(default_factory=list)
     authorizations: set[str] = field(default_factory=set)
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -85,6 +87,8 @@ class FakeGraph:
             self._changed.notify_all()
         if fate == "hang":
             await asyncio.Event().wait()
+        if fate == "wait":
+            await self.gate.wait()
         if fate == "break":  # the server has no way to end an answer that it has not finished but to cut the connection
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"100")]})
             return

@@ -3,8 +3,10 @@
 import asyncio
 import dataclasses
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+import logging
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
+from app.body import JSONAnswer
 from app.call import Reply, call
 from app.context import CURRENT, background, current
-from app.errors import AgentNotFound, ConfigError, Conflict, Forbidden, NodeError, NotFound, PeerLost, Unauthorized
+from app.errors import AgentNotFound, BadRequest, ConfigError, Conflict, Forbidden, NodeError, NotFound, PeerLost, Unauthorized
 from app.services.channels import Channels
 from app.services.channels.settings import Settings
 from app.services.channels.signature import HEADER, sign
@@ -47,7 +50,7 @@ class FakeAgents:
         self.traces.append(current().trace_id)
         self.spans.append(active().span_id)
         answer = self.answer(body)
-        return JSONResponse({"answer": await answer if isinstance(answer, Awaitable) else answer, "session_id": body["session_id"]})
+        return JSONAnswer({"answer": await answer if isinstance(answer, Awaitable) else answer, "session_id": body["session_id"]})
 
     def app(self) -> Router:
         return Router([Route("/v1/agents/{name}/run", self.run, methods=["POST"])])
@@ -59,6 +62,13 @@ class World:
     graph: FakeGraph
     agents: FakeAgents
     service: Channels
+    draining: asyncio.Event
+    folder: Path
+
+    def owned(self) -> int:
+        """How many conversations are being worked on."""
+        with closing(sqlite3.connect(self.folder / "channels" / "messages.sqlite")) as file:
+            return int(file.execute("SELECT count(*) FROM conversations WHERE owner != ''").fetchone()[0])
 
     async def deliver(self, raw: bytes) -> Any:
         return await get(self.app, "POST", HOOK, raw, signed(raw))
@@ -87,9 +97,11 @@ async def world(
     async with serve(graph) as url:
         (folder / "config").mkdir(exist_ok=True)
         (folder / "config" / "channels.yaml").write_text(channels_yaml(url, more))
-        service = Channels(config or {}, replace(node_context(folder, Neighbours(agents=agents.app())), traces=traces))
+        draining = asyncio.Event()
+        node = replace(node_context(folder, Neighbours(agents=agents.app())), traces=traces, draining=draining)
+        service = Channels(config or {}, node)
         async with mounted(service) as app:
-            yield World(app, graph, agents, service)
+            yield World(app, graph, agents, service, draining, folder)
 
 
 async def test_a_message_is_answered_by_the_agent_in_a_session_of_channel_number_and_sender(tmp_path: Path) -> None:
@@ -270,6 +282,141 @@ async def test_an_agent_that_is_away_is_asked_again_and_one_that_is_none_is_a_de
     assert len(set(there.agents.keys[:3])) == 1  # the same run, however often it is asked for
 
 
+async def test_an_agent_that_breaks_is_asked_as_seldom_as_one_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.services.channels.conversation.back_off_s", lambda attempts: 0.01)
+
+    def answer(body: dict[str, Any]) -> str:
+        raise KeyError("a defect")
+
+    async with world(tmp_path, FakeAgents(answer), config={"max_attempts": 3}) as there:
+        await there.deliver(payload(text_message("wamid.1", "hello")))
+        [letter] = await letters(there, "inbox", "dead")
+    assert (len(there.agents.runs), letter["attempts"]) == (3, 3)
+    assert letter["error"] == "internal_error: asking the agent failed: KeyError"
+
+
+async def test_halves_of_surrogate_pairs_go_through_in_both_directions(tmp_path: Path) -> None:
+    async with world(tmp_path, FakeAgents(lambda body: f"\ud83d {body['query']}")) as there:
+        await there.deliver(payload({**text_message("wamid.1", "a\ude00"), "context": {"id": "\ud83d"}}))
+        await there.graph.until(lambda graph: len(graph.taken) == 1)
+    assert there.graph.texts == ["\ufffd a\ufffd"]
+
+
+async def test_the_key_of_a_run_is_one_whatever_the_messages_are_called(tmp_path: Path) -> None:
+    async with world(tmp_path) as there:
+        await there.deliver(payload(text_message("wamid." + "\u00e4" * 3_000, "hello")))
+        await there.graph.until(lambda graph: len(graph.taken) == 1)
+    [key] = there.agents.keys
+    assert len(key) <= 255
+    assert key.isascii()
+
+
+async def test_a_conversation_is_worked_on_once_though_its_lease_could_not_be_renewed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process holds the file for longer than the lease."""
+    for module in ("conversation", "store"):
+        monkeypatch.setattr(f"app.services.channels.{module}.LEASE_S", 0.2)
+    monkeypatch.setattr("app.services.channels.database.BUSY_TIMEOUT_S", 0.05)
+    asked, gate = asyncio.Event(), asyncio.Event()
+
+    async def slow(body: dict[str, Any]) -> str:
+        asked.set()
+        await gate.wait()
+        return "here"
+
+    async with world(tmp_path, FakeAgents(slow)) as there:
+        await there.deliver(payload(text_message("wamid.1", "hello")))
+        await asyncio.wait_for(asked.wait(), 10)
+        with held(tmp_path), warned("could not be renewed") as failed:
+            for _ in range(5):
+                failed.clear()
+                await asyncio.wait_for(failed.wait(), 10)
+        await there.deliver(payload(text_message("wamid.2", "hello?", sender="50")))
+        gate.set()
+        await there.graph.until(lambda graph: len(graph.taken) == 2)
+    assert len(there.agents.runs) == 2
+
+
+async def test_that_a_message_was_taken_is_noted_though_the_file_is_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.services.channels.database.BUSY_TIMEOUT_S", 0.05)
+    graph = FakeGraph(["wait"])
+    async with world(tmp_path, graph=graph) as there:
+        await there.deliver(payload(text_message("wamid.1", "hello")))
+        await graph.until(lambda graph: len(graph.taken) == 1)
+        with held(tmp_path), warned("cannot be noted yet") as failed:
+            graph.gate.set()
+            await asyncio.wait_for(failed.wait(), 10)
+        await letters(there, "outbox", "sent")
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Another process writes, and does not come to an end."""
+    with closing(sqlite3.connect(folder / "channels" / "messages.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+@contextmanager
+def warned(text: str) -> Iterator[asyncio.Event]:
+    """Set whenever a conversation logs that."""
+    came = asyncio.Event()
+
+    class Told(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if text in record.getMessage():
+                came.set()
+
+    log, told = logging.getLogger("app.services.channels.conversation"), Told()
+    log.addHandler(told)
+    yield came
+    log.removeHandler(told)
+
+
+async def test_what_is_being_sent_when_the_node_stops_is_sent_to_the_end(tmp_path: Path) -> None:
+    graph = FakeGraph(["wait"])
+    async with world(tmp_path, graph=graph) as there:
+        await there.deliver(payload(text_message("wamid.1", "hello")))
+        await graph.until(lambda graph: len(graph.taken) == 1)
+        asyncio.get_running_loop().call_soon(graph.gate.set)
+    async with world(tmp_path, graph=graph) as again:
+        assert (await get(again.app, "GET", "/v1/channels"))["channels"][0]["outbox"] == {"sent": 1}
+
+
+async def test_a_draining_node_delivers_what_it_has_and_asks_for_no_more(tmp_path: Path) -> None:
+    busy, gate = asyncio.Event(), asyncio.Event()
+
+    async def slow(body: dict[str, Any]) -> str:
+        busy.set()
+        await gate.wait()
+        return f"re: {body['query']}"
+
+    async with world(tmp_path, FakeAgents(slow)) as there:
+        await there.deliver(payload(text_message("wamid.1", "one"), text_message("wamid.2", "two")))
+        await asyncio.wait_for(busy.wait(), 10)
+        there.draining.set()
+        gate.set()
+        await letters(there, "outbox", "sent")
+        async with asyncio.timeout(10):
+            while there.owned():
+                await get(there.app, "GET", "/v1/channels")
+    assert (there.graph.texts, len(there.agents.runs)) == (["re: one"], 1)
+
+
+async def test_a_template_stands_for_a_whole_answer_and_for_one_that_the_platform_finds_too_late(tmp_path: Path) -> None:
+    template = "    template: {name: we_have_news, language: {code: en}}"
+    late = (400, {"error": {"message": "Re-engagement message", "code": 131047}})
+    text = "This is a sentence of a long answer. " * 200
+    async with world(tmp_path, FakeAgents(lambda _: text), more=template, graph=FakeGraph([late, None, late])) as there:
+        await there.deliver(payload(text_message("wamid.1", "tell me")))
+        [letter] = await letters(there, "outbox", "dead")
+        await letters(there, "outbox", "sent")
+    assert [sent["type"] for sent in there.graph.taken] == ["template"]
+    assert (letter["part"], letter["parts"]) == (2, 2)
+
+
 async def test_outside_the_window_a_template_goes_out_or_the_letter_is_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.services.channels.whatsapp.WhatsApp.window_s", 0.0)
     template = "    template: {name: we_have_news, language: {code: en}}"
@@ -295,6 +442,8 @@ async def test_nothing_is_believed_without_a_signature_and_nothing_malformed_bre
         assert await get(there.app, "GET", f"{HOOK}?hub.mode=subscribe&hub.verify_token={TOKEN}&hub.challenge=42") == "42"
         with pytest.raises(Forbidden):
             await get(there.app, "GET", f"{HOOK}?hub.mode=subscribe&hub.verify_token=no&hub.challenge=42")
+        with pytest.raises(BadRequest, match="limit is"):
+            await get(there.app, "GET", f"/v1/channels/whatsapp/inbox?limit={'0' * 8}1{'0' * 20}")
         with pytest.raises(NotFound, match="there is whatsapp"):
             await get(there.app, "POST", "/v1/channels/sms/webhook", raw, signed(raw))
     assert not there.agents.runs
@@ -348,6 +497,7 @@ async def test_a_node_without_channels_says_where_to_configure_them(tmp_path: Pa
         ),
         ("channels:\n  sms:\n    a: b\n", ["is of type 'sms', which there is not"]),
         ("channels:\n  Bad Name: {type: telegram}\n", ["cannot be a channel's name", "bot_token: is missing"]),
+        ("channels:\n  caf\u00e9: {type: telegram}\n", ["cannot be a channel's name"]),  # it goes into headers
         (
             "channels:\n  hook: {type: webhook, secret: 1, callback_url: x, default_agent: a, extra: 1}\n",
             ["channels.hook.secret", "extra"],

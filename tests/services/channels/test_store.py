@@ -5,15 +5,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from app.errors import StoreUnavailable
 from app.services.channels import settings
 from app.services.channels import store as module
 from app.services.channels.message import Inbound, Outbound, Person, Receipt
+from app.services.channels.settings import session_of
 from app.services.channels.store import Limit, Store
+from app.session import check_session_id
 
 PERSON = Person("whatsapp", "1065", "49")
 NAMES = ("whatsapp",)
+PART = st.text("a:b =", max_size=4)
+PERSONS = st.builds(Person, st.just("crm"), PART, PART.filter(bool))
 
 
 def message(number: int, text: str = "hello", sender: str = "49") -> Inbound:
@@ -128,6 +134,106 @@ def test_who_lost_the_lease_changes_nothing(store: Store, other: Store, monkeypa
     assert other.sending(parcel)
 
 
+def test_a_conversation_in_work_is_not_taken_again_by_its_own_process(store: Store, other: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process, or the disk, stood still for longer than a lease, or the clock was set."""
+    monkeypatch.setattr(module, "LEASE_S", -1.0)
+    take(store, message(1), message(2, sender="50"))
+    assert store.claim(NAMES) == PERSON
+    assert store.claim(NAMES) == Person("whatsapp", "1065", "50")
+    assert store.claim(NAMES) is None
+    assert store.next_due(NAMES) is None
+    store.release(PERSON)
+    assert store.claim(NAMES) == PERSON
+    assert other.claim(NAMES)
+
+
+def test_what_was_given_up_is_taken_again_when_its_lease_has_run_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    take(store, message(1))
+    store.claim(NAMES)
+    store.give_up(PERSON)
+    assert store.claim(NAMES) is None
+    later = time.time() + settings.LEASE_S + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert store.claim(NAMES) == PERSON
+
+
+def test_that_a_message_was_taken_is_kept_though_the_lease_is_lost(store: Store, other: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEASE_S", -1.0)
+    take(store, message(1))
+    store.claim(NAMES)
+    answer(store, "a")
+    parcel = store.parcel(PERSON)
+    assert parcel
+    assert store.sending(parcel)
+    assert other.claim(NAMES) == PERSON
+    left = other.parcel(PERSON)
+    assert left
+    other.uncertain(left, "it stood still", 60)
+    store.sent(parcel, "wamid.out")
+    assert store.letters.counts("whatsapp")["outbox"] == {"sent": 1}
+
+
+def test_a_status_that_comes_late_brings_a_letter_back_that_was_given_up_for_want_of_one(store: Store) -> None:
+    take(store, message(1))
+    store.claim(NAMES)
+    answer(store, "a", "b")
+    for token in ("t1-a", "t2-b"):
+        parcel = store.parcel(PERSON)
+        assert parcel
+        store.sending(parcel)
+        if token == "t1-a":
+            store.dead(parcel, "not known")
+        else:
+            store.sent(parcel, "wamid.b")
+            store.take("whatsapp", (), (Receipt("failed", token=token, provider_id="wamid.b"),), "", None)
+    receipts = (Receipt("delivered", token="t1-a"), Receipt("sent", token="t2-b"))
+    store.take("whatsapp", (), receipts, "", None)
+    states = {row["token"]: row["state"] for row in store.letters.rows("outbox", "whatsapp", None, 10)}
+    assert states == {"t1-a": "sent", "t2-b": "dead"}  # "sent" before "failed" came after it
+
+
+def test_a_status_of_what_is_sent_gives_a_conversation_nothing_to_do(store: Store) -> None:
+    take(store, message(1))
+    store.claim(NAMES)
+    answer(store, "a")
+    parcel = store.parcel(PERSON)
+    assert parcel
+    store.sending(parcel)
+    store.sent(parcel, "wamid.out")
+    store.release(PERSON)
+    store.take("whatsapp", (), (Receipt("read", provider_id="wamid.out"),), "", None)
+    assert store.claim(NAMES) is None
+
+
+def test_a_failure_told_twice_does_not_undo_the_retry_of_an_operator(store: Store) -> None:
+    take(store, message(1))
+    store.claim(NAMES)
+    answer(store, "a")
+    parcel = store.parcel(PERSON)
+    assert parcel
+    store.sending(parcel)
+    store.sent(parcel, "wamid.out")
+    failed = (Receipt("failed", token=parcel.message.token, provider_id="wamid.out"),)
+    store.take("whatsapp", (), failed, "", None)
+    store.letters.retry("outbox", "whatsapp", parcel.message.token)
+    store.take("whatsapp", (), failed, "", None)
+    [row] = store.letters.rows("outbox", "whatsapp", None, 10)
+    assert (row["state"], row["status"], row["provider_id"]) == ("ready", "", "")
+
+
+@given(PERSONS, PERSONS)
+@example(Person("crm", "a", "b"), Person("crm", "", "a:b"))
+def test_no_two_persons_have_one_session(one: Person, another: Person) -> None:
+    assert check_session_id(session_of(one))
+    assert (session_of(one) == session_of(another)) is (one == another)
+
+
+def test_who_calls_themselves_as_anothers_session_ends_gets_another_one() -> None:
+    victim = Person("crm", "", "kim@example.org/home")
+    for person in (Person("crm", "", session_of(victim).removeprefix("crm:")), Person("crm", "", session_of(victim)[5:])):
+        assert session_of(person) != session_of(victim)
+
+
 def test_nothing_overtakes_in_a_conversation(store: Store) -> None:
     take(store, message(1, "one"), message(2, "two"))
     store.claim(NAMES)
@@ -209,6 +315,17 @@ def test_a_sweep_forgets_what_is_settled_and_keeps_what_is_not(store: Store) -> 
     answer(store, "a")
     assert store.letters.sweep(older_than_s=-1) == 1  # the answered message; the part that is not sent stays
     assert store.letters.counts("whatsapp") == {"inbox": {"waiting": 1}, "outbox": {"ready": 1}}
+
+
+def test_a_sweep_forgets_people_of_whom_nothing_is_left(store: Store) -> None:
+    take(store, message(1), message(2, sender="50"))
+    store.claim(NAMES)
+    question = store.question(PERSON, merged=False)
+    assert question
+    store.settle(question, [], "done", "")
+    store.release(PERSON)
+    store.letters.sweep(older_than_s=-1)
+    assert store._sql.execute("SELECT sender FROM conversations").fetchall() == [("50",)]
 
 
 def test_a_file_of_a_newer_build_is_refused_by_name(path: Path, store: Store) -> None:
