@@ -29,6 +29,8 @@ _SPECIAL = tuple(map(ipaddress.ip_network, ("168.63.129.16/32", "192.0.0.0/24", 
 _OF_THE_CONNECTION = frozenset(
     ("host", "content-length", "transfer-encoding", "connection", "keep-alive", "upgrade", "te", "trailer", "expect")
 )
+_OF_NAMES = frozenset(("idna", "punycode"))
+"""Codecs of host names, one of which takes over a second for 128 KiB."""
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}")  # RFC 9110, 5.6.2
 _UNSENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -90,8 +92,8 @@ class Response:
     def text(self) -> str:
         """The body as text; what is none is said to be none."""
         try:
-            text = self.body.decode(self.charset, "replace")
-        except (LookupError, ValueError):  # an unknown charset, or one that is no plain one, such as idna
+            text = self.body.decode("utf-8" if self.charset.lower() in _OF_NAMES else self.charset, "replace")
+        except (LookupError, ValueError):  # an unknown charset, or one that is no plain one, such as undefined
             text = self.body.decode("utf-8", "replace")
         return f"[{len(self.body)} bytes that are no text]" if "\0" in text[:1024] else text
 
@@ -127,7 +129,7 @@ async def ask(request: Request, destinations: Destinations) -> Response:
             refused if isinstance(refused, OutboundError) else OutboundError(f"{_shown(request.url)} cannot be reached: {error}.")
         ) from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise OutboundError(f"{_shown(request.url)} gave no usable answer: {error or type(error).__name__}.") from None
+        raise OutboundError(f"{_shown(request.url)} gave no usable answer: {_reason(error)}.") from None
 
 
 async def _follow(session: aiohttp.ClientSession, request: Request, destinations: Destinations) -> Response:
@@ -261,6 +263,13 @@ def _sendable(headers: Mapping[str, str]) -> dict[str, str]:
             raise OutboundError(f"The header {name[:80]!r} cannot be sent: it has characters that no header has.")
     named = any(name.lower() == "user-agent" for name in headers)
     return dict(headers) if named else {"User-Agent": "astromesh", **headers}
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without the URL that the client puts into some of its messages."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return " ".join(error.message.split())[:200] or "it is no HTTP"
+    return type(error).__name__ if isinstance(error, aiohttp.InvalidURL) else str(error) or type(error).__name__
 
 
 def _shown(url: str) -> str:

@@ -298,3 +298,22 @@ async def test_headers_of_the_connection_and_broken_ones_are_not_sent(server: Se
         with pytest.raises(OutboundError):
             await ask(Request("GET", f"{url}/text", headers), allowing(url))
     assert not server.asked
+
+
+async def test_an_answer_that_is_no_http_is_told_without_what_may_be_secret_in_the_url() -> None:
+    async def nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"SPAM SPAM SPAM\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(nonsense, "127.0.0.1", 0) as server:
+        host = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(OutboundError, match=f"http://{host} gave no usable answer") as raised:
+            await ask(Request("GET", f"http://{host}/hook?key=very-secret"), allowing(f"http://{host}"))
+    assert "very-secret" not in str(raised.value)
+
+
+def test_a_body_is_not_decoded_as_the_name_of_a_host() -> None:
+    """128 KiB of punycode take over a second."""
+    body = b"abc-" + b"a" * 100
+    assert Answer(200, "http://a/", {}, body, "Punycode", False).text() == body.decode()

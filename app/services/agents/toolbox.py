@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
-from app.body import check, validator
+from app.body import check, parse_json, validator
 from app.context import RequestContext, current
-from app.errors import NodeError
+from app.errors import InvalidJSON, NodeError
 from app.services.agents.agent import Agent, Tool
 from app.services.agents.completion import ToolCall
 from app.services.agents.fetch import fetch
@@ -132,8 +132,8 @@ class Toolbox:
         if not 200 <= answer.status < 300:
             raise ToolFailed(f"The webhook answered {answer.status}: {text[:1000]}")
         try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
+            return parse_json(text.encode("utf-8", "backslashreplace"))  # NaN is no JSON: no answer of a run could carry it
+        except InvalidJSON:
             return text
 
     async def ask_agent(self, tool: Tool, arguments: Mapping[str, Any]) -> Any:

@@ -36,6 +36,9 @@ class Shop:
     async def text(self, request: Request) -> Response:
         return PlainTextResponse("it is on its way")
 
+    async def nan(self, request: Request) -> Response:
+        return Response('{"price": NaN}', media_type="application/json")
+
     async def broken(self, request: Request) -> Response:
         return PlainTextResponse("out of order", 500)
 
@@ -46,7 +49,7 @@ class Shop:
         return JSONResponse({"you_sent": request.headers["authorization"]}, 401 if request.query_params else 200)
 
     def app(self) -> Router:
-        pages = (self.status, self.text, self.broken, self.away, self.repeating)
+        pages = (self.status, self.text, self.nan, self.broken, self.away, self.repeating)
         return Router([Route(f"/{page.__name__}", page, methods=["POST"]) for page in pages])
 
 
@@ -87,6 +90,7 @@ async def test_a_webhook_gets_the_arguments_and_its_answer_is_the_result(tmp_pat
     ("path", "said"),
     [
         ("text", "it is on its way"),
+        ("nan", '{"price": NaN}'),
         ("broken", "Error: The webhook answered 500: out of order"),
         ("away", "Error: The webhook answered 307: "),
     ],

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from threading import Event
@@ -16,6 +17,7 @@ from starlette.routing import Route, Router
 from app.call import call
 from app.errors import InvalidBody, NotFound
 from app.services.tools import Tools
+from app.services.tools.builtin.evaluation import evaluate
 from app.services.tools.builtin.http_request import HttpRequestSettings
 from app.services.tools.builtin.read_file import ReadFile
 from app.services.tools.tool import ToolError
@@ -236,6 +238,16 @@ async def test_json_is_transformed(tmp_path: Path, data: Any, expression: str, r
 async def test_an_expression_that_is_wrong_or_endless_is_an_error_soon(tmp_path: Path, expression: str, told: str) -> None:
     answer = await execute({}, "json_transform", {"data": [1], "expression": expression}, tmp_path)
     assert told in answer["error"]
+
+
+async def test_a_long_text_between_many_is_not_written_out() -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(ToolError, match="makes too much"):
+            evaluate("join(glue, parts)", {"glue": "x" * 3_000, "parts": ["y"] * 30_000})
+        assert tracemalloc.get_traced_memory()[1] < 30_000_000
+    finally:
+        tracemalloc.stop()
 
 
 class Model:

@@ -48,6 +48,9 @@ class _Bounded(TreeInterpreter):
         arguments = [self.visit(child, value) for child in node["children"]]
         for argument in arguments:
             self.pay(argument)
+        match node["value"], arguments:
+            case "join", [str() as glue, list() as parts]:
+                self._take(len(glue) * len(parts) // CHARS_PER_STEP)
         return self._known.call_function(node["value"], arguments)
 
     def visit_comparator(self, node: Any, value: Any) -> Any:
