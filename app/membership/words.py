@@ -6,7 +6,7 @@ from app.mesh.members import Status, View
 from app.mesh.messages import Event
 
 _LEVELS = {"suspect": logging.WARNING, "dead": logging.WARNING, "unreachable": logging.WARNING, "displaced": logging.WARNING}
-_LEVELS |= {"stalled": logging.WARNING, "changed": logging.DEBUG, "accused": logging.WARNING, "forgotten": logging.DEBUG}
+_LEVELS |= {"stalled": logging.WARNING, "changed": logging.DEBUG, "accused": logging.WARNING}
 _WORDS = {
     "joined": "is in the mesh",
     "alive": "is alive",
@@ -14,7 +14,6 @@ _WORDS = {
     "dead": "is dead",
     "left": "has left",
     "changed": "says something new of itself",
-    "forgotten": "is forgotten",
     "unreachable": "does not answer this node",
     "reachable": "answers this node again",
     "accused": "was accused, and refuted that",

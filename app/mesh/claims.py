@@ -157,7 +157,7 @@ class Claims:
         mesh, mine = self._mesh, self._mesh.me.record
         self._accused(entry.standing, source)
         record = entry.record
-        if record and mine.version <= record.version and record != mine and not is_far(record.version, mine.version):
+        if record and mine.version <= record.version and record != mine and mesh.may_follow(record.version, mine.version):
             mesh.rewrite(replace(mine, version=record.version + 1), urgent=True)
 
     def _load(self, entry: LoadEntry) -> None:

@@ -9,6 +9,7 @@ from app.mesh.mesh import Aim, Exchange, Mesh, Purpose
 from app.mesh.messages import Entry, Probe, Verdict
 from app.mesh.settings import HELPERS, MAX_DOUBT
 
+RETRY_S, RETRIES = 1.0, 3  # members that do not answer this node, tried again so often and so many at a time
 HEARD_SHARE = 1 / 3  # of failure_timeout: how long the word of a member that does not answer counts as life
 
 
@@ -32,12 +33,18 @@ class Detector:
         self._claimed: dict[str, None] = {}
         """Members that others hold dead, to be looked at when this node may accuse again."""
         self._due = float("inf")
+        self._unreachable: dict[str, None] = {}
+        self._retry_at = float("-inf")
         self.quiet_until = float("-inf")
         """Until then this node accuses nobody: it has stalled."""
 
     @property
     def deadline(self) -> float:
-        """When the next suspect's time is over, or claims may be looked into."""
+        """When the next suspect's time is over, claims may be looked into, or somebody is tried again."""
+        retry_at = self._retry_at if self._unreachable else float("inf")
+        return min(retry_at, self._deadline())
+
+    def _deadline(self) -> float:
         if not self._mesh.suspects and not self._claimed:
             return float("inf")
         if self._mesh.suspicions_changed:
@@ -49,6 +56,7 @@ class Detector:
     def tick(self) -> None:
         """Look into what was claimed while this node was quiet; give the last call to suspects whose time is over."""
         mesh = self._mesh
+        self._try_again()
         if mesh.now < self.quiet_until:
             return
         for node_id in self._claimed:
@@ -61,6 +69,20 @@ class Detector:
             member = mesh.view.get(node_id)
             if when <= mesh.now and node_id not in self._checks and member:
                 self._check(member, is_last_call=True)
+
+    def _try_again(self) -> None:
+        """Members that are alive and did not answer this node are tried some at a time, so that it uses them again soon after it can."""
+        mesh = self._mesh
+        if not self._unreachable or mesh.now < self._retry_at:
+            return
+        self._retry_at = mesh.now + RETRY_S
+        for node_id in list(self._unreachable)[:RETRIES]:
+            del self._unreachable[node_id]
+            member = mesh.view.get(node_id)
+            if member and member.status is Status.ALIVE and member.reachable is False and member.url:
+                self._unreachable[node_id] = None  # at the end of the line
+                if node_id not in self._checks:
+                    mesh.call(Aim(member.url, node_id, Purpose.CHECK, about=node_id), mesh.message(node_id))
 
     def stalled(self, gap_s: float) -> None:
         """This node stood still: its checks are void, suspects get the time that it lost, and for a round it accuses nobody."""
@@ -102,6 +124,7 @@ class Detector:
             mesh.suspicions_changed = True
         self.heard(member)
         if member.reachable is False:
+            self._unreachable.pop(member.node_id, None)
             mesh.event("reachable", member)
         member.reachable = True
 
@@ -121,6 +144,9 @@ class Detector:
 
     def unreachable(self, member: Member, reason: str) -> None:
         if member.reachable is not False:
+            if not self._unreachable:
+                self._retry_at = self._mesh.now + RETRY_S
+            self._unreachable[member.node_id] = None
             member.reachable = False
             self._mesh.event("unreachable", member, reason=reason)
 

@@ -100,6 +100,14 @@ class Maia:
             self._receiver.failure(found, reason)
         return self._done()
 
+    def not_sent(self, now: float, exchange: int, reason: str) -> Step:
+        """This node was too busy to ask: that proves nothing about whom it would have asked."""
+        self._wake(now)
+        if found := self._mesh.exchanges.pop(exchange, None):
+            found.void = True
+            self._receiver.failure(found, reason)
+        return self._done()
+
     def update_own(self, now: float, load: Load | None = None, **changes: Unpack[OwnChanges]) -> Step:
         """Change what this node says of itself; ``load`` is told with the next heartbeat. Give what wire.py takes, or others refuse it."""
         self._wake(now)

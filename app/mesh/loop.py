@@ -8,11 +8,11 @@ from typing import Unpack
 
 from app.mesh.gossip import Maia, OwnChanges
 from app.mesh.members import Load
-from app.mesh.messages import Event, Gossip, Message, Pending, Send, Step
+from app.mesh.messages import Event, Gossip, Join, Message, Pending, Send, Step
 from app.mesh.transport import NoAnswerError, Transport
 
 MAX_OPEN = 512
-"""Exchanges at once; more fail at once, as if nobody had answered."""
+"""Exchanges at once; more are not sent."""
 log = logging.getLogger(__name__)
 
 
@@ -30,6 +30,8 @@ class Loop:
         self._sooner = asyncio.Event()
         self.refusals: dict[str, str] = {}
         """By address: why somebody there took no message of this node; told once each."""
+        self.unanswered: dict[str, str] = {}
+        """By address at which this node tried to join: why nobody took it in."""
         self.on_round_trip: Callable[[float], None] = lambda seconds: None
         self.rounds = self.differences = 0
 
@@ -111,7 +113,7 @@ class Loop:
 
     def _begin(self, send: Send) -> None:
         if self._group is None or self._open >= MAX_OPEN:
-            asyncio.get_running_loop().call_soon(self._failed, send, "too much is under way")
+            asyncio.get_running_loop().call_soon(self._not_sent, send)
             return
         self._open += 1
         self._group.create_task(self._exchange(send), context=Context())  # not a part of the request that brought it about
@@ -121,12 +123,15 @@ class Loop:
         try:
             answer = await self._transport.send(send)
         except NoAnswerError as error:
+            if isinstance(send.message.body, Join) and len(self.unanswered) < MAX_OPEN:
+                self.unanswered[send.url] = str(error)
             self._note(send.url, str(error) if error.refused else "")
             self._failed(send, str(error))
         except Exception:  # an exchange that fails in a way that nobody thought of must not end the node
             log.exception("an exchange with %s failed", send.url)
             self._failed(send, "it could not be asked")
         else:
+            self.unanswered.pop(send.url, None)
             self.on_round_trip(self._now() - began)
             self._note(send.url, "")
             self._follow(self.maia.answered(self._now(), send.exchange, answer))
@@ -134,6 +139,9 @@ class Loop:
         finally:
             self._open -= 1
             self._sooner.set()
+
+    def _not_sent(self, send: Send) -> None:
+        self._follow(self.maia.not_sent(self._now(), send.exchange, "too much is under way"))
 
     def _failed(self, send: Send, reason: str) -> None:
         self._follow(self.maia.failed(self._now(), send.exchange, reason))

@@ -10,7 +10,7 @@ from app.mesh.members import Identity, Member, Record, Standing, Status, View
 from app.mesh.messages import Body, Entry, Event, EventKind, Gossip, Header, LoadEntry, Message, Page, Reply, Send, Step
 from app.mesh.news import News
 from app.mesh.ring import Ring
-from app.mesh.settings import MAX_LEAP, NEWS_BYTES, QUIET_BYTES, MeshSettings
+from app.mesh.settings import LEAP_S, MAX_LEAP, NEWS_BYTES, QUIET_BYTES, MeshSettings
 from app.mesh.wire import MAX_COUNTER, entry_size
 
 GOSSIP = Gossip()
@@ -68,6 +68,7 @@ class Mesh:
         self.suspicions_changed = False
         self.exchanges: dict[int, Exchange] = {}
         self._last_exchange = 0
+        self._leapt_at = float("-inf")
         self.forget_all()
         self.step = Step()
 
@@ -149,7 +150,7 @@ class Mesh:
 
     def mark(self, member: Member, standing: Standing, source: str, reason: str = "") -> None:
         """Raise a member's standing, tell it on, and start or end its time to refute."""
-        if standing <= member.standing:
+        if standing <= member.standing or is_far(standing[0], member.incarnation):
             return
         was = member.status
         self.view.set_standing(member, standing, self.now)
@@ -177,9 +178,19 @@ class Mesh:
         self.view.set_record(self.me, record, self.now)
         self.news.add(self.me.node_id, self.me.node_id, urgent=urgent, with_record=True)
 
+    def may_follow(self, claimed: int, own: int) -> bool:
+        """Whether this node's own counter may go above what is claimed of it. Only a liar claims more than the node has said itself. It is
+        overtaken, since others may believe it, but not far, and only so often: whoever believes it goes on accusing until then."""
+        if claimed <= own:
+            return True
+        if is_far(claimed, own) or self.now - self._leapt_at < LEAP_S:
+            return False
+        self._leapt_at = self.now
+        return True
+
     def refute(self, claim: Standing, by: str) -> bool:
         """Answer an accusation by a higher incarnation. False where it is below what was refuted already, or nothing above is left."""
-        if claim < self.me.standing or claim[1] is Status.ALIVE or is_far(claim[0], self.me.incarnation):
+        if claim < self.me.standing or claim[1] is Status.ALIVE or not self.may_follow(claim[0], self.me.incarnation):
             return False
         if claim[0] >= MAX_COUNTER:
             self.event("expelled", self.me, by, f"incarnation {claim[0]} is the last one")

@@ -161,7 +161,7 @@ class Reply:
 
 
 EventKind = Literal[
-    "joined", "alive", "suspect", "dead", "left", "changed", "forgotten", "unreachable", "reachable",
+    "joined", "alive", "suspect", "dead", "left", "changed", "unreachable", "reachable",
     "accused", "address_fails", "displaced", "expelled", "stalled", "synchronised",
 ]  # fmt: skip
 

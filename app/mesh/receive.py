@@ -13,6 +13,8 @@ from app.mesh.sync import Synchroniser
 
 FOREIGN = "foreign_cluster"
 LEAVERS_TELL = 8
+MAX_CALLBACKS = 64
+"""Calls to joiners that are under way at once: strangers, who may be many, must not take the place of rounds and checks."""
 
 
 class Receiver:
@@ -89,7 +91,8 @@ class Receiver:
     def _call_back(self, sender: str) -> None:
         """Whether a joiner's address answers is asked at once, so that a wrong one is named before anybody relies on it."""
         mesh, member = self._mesh, self._mesh.view.get(sender)
-        if member and member.url and member.reachable is not True:
+        under_way = sum(each.aim.purpose is Purpose.CALLBACK for each in mesh.exchanges.values())
+        if member and member.url and member.reachable is not True and under_way < MAX_CALLBACKS:
             mesh.call(Aim(member.url, sender, Purpose.CALLBACK), mesh.message(sender))
 
     def _learn_own_url(self, dialed: str) -> None:
@@ -116,9 +119,11 @@ class Receiver:
             self._conclude(exchange, None)
             return
         foreign = message.header.cluster != mesh.cluster
-        if foreign or (aim.to and sender != aim.to) or sender == mesh.me.node_id or self._too_many(message):
+        if foreign or (aim.to and sender != aim.to) or sender == mesh.me.node_id:
             self._misdirected(exchange, message, foreign)
             return
+        if self._too_many(message):  # whom it tells of has no room here; that it answered counts all the same
+            message = replace(message, entries=())
         corrections = self._claims.absorb(message)
         if aim.purpose is Purpose.JOIN:
             self._seeds.answered(exchange, sender)

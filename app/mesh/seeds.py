@@ -75,7 +75,8 @@ class Seeds:
         found = []
         for url in self._urls:
             member = mesh.view.get(self._answered_by.get(url, ""))
-            if url != mesh.me.url and not (member and member.is_live) and mesh.view.owner_of(url, "") is None:
+            met = url in self._answered_by and self._answered_by[url] == mesh.me.node_id
+            if not met and not (member and member.is_live) and mesh.view.owner_of(url, mesh.me.node_id) is None:
                 found.append(url)
         return found
 

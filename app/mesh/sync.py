@@ -43,8 +43,9 @@ class Synchroniser:
             self.ask(mesh.rng.choice(fit))
 
     def alone(self) -> None:
-        """Nobody is there to join: this view is all there is."""
-        self.settled = True
+        """A seed proved to be this node itself. Where nobody else is known, this view is all there is."""
+        if not self._mesh.view.others:
+            self.settled, self.deadline = True, NEVER
 
     def stalled(self, *, forgotten: bool) -> None:
         self._open = None
