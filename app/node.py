@@ -115,7 +115,7 @@ class Node:
             self.node_id,
             profile,
             self._placement,
-            Health(self.node_id, local, missing, self._warnings, self.peers),
+            Health(self.node_id, local, (missing, self._warnings), self.peers, self.membership.check if self.membership else dict),
             self._draining,
             lambda: self._edge.in_flight,
             time.monotonic(),

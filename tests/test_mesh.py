@@ -5,6 +5,7 @@ import json
 import signal
 import socket
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,49 @@ async def test_a_person_may_ask_a_node_to_leave_and_only_that_node(mesh: Meshed)
 
     await mesh.until(alone, "the gateway has taken the leaver out")
     assert (await mesh.get(worker, "/v1/system/status"))["mesh"]["status"] == "left"
+
+    async def not_ready() -> bool:
+        async with mesh.http.get(f"{worker.url}/readyz") as response:
+            return response.status == 503 and "has left the mesh" in (await response.json())["checks"]["mesh"]["message"]
+
+    await mesh.until(not_ready, "a balancer sends nothing to who has left", 5)
+
+
+@pytest.mark.parametrize(
+    ("keys", "who", "expected"),
+    [
+        ("node:sk-node,team-a:sk-team", "sk-team", 403),
+        ("node:sk-node,team-a:sk-team", "sk-node", 200),
+        ("", "", 200),  # from the machine itself
+    ],
+)
+async def test_who_operates_a_node_may_have_it_leave_and_no_other_client(tmp_path: Path, keys: str, who: str, expected: int) -> None:
+    async with meshed(tmp_path, ASTROMESH_MESH_KEY="key", ASTROMESH_API_KEYS=keys) as mesh:
+        gateway = await mesh.node("gateway")
+        headers = {"Authorization": f"Bearer {who}"} if who else {}
+        status, told, _ = await post(mesh, gateway, "/v1/mesh/leave", b'{"node_id": "self"}', **headers)
+        assert status == expected, told
+        assert status == 200 or "the first of ASTROMESH_API_KEYS" in told["error"]["message"]
+
+
+async def test_a_refused_join_does_not_move_the_address_of_a_node(mesh: Meshed) -> None:
+    gateway = await mesh.node("gateway")
+    hello = says_hello()
+    foreign = replace(hello, header=replace(hello.header, cluster="other"), body=Join("http://192.0.2.66:8000"))
+    assert (await post(mesh, gateway, "/v1/mesh/join", encode(foreign)))[0] == 403
+    [row] = (await mesh.get(gateway, "/v1/mesh/state"))["nodes"]
+    assert "192.0.2.66" not in row["url"]
+
+
+async def test_a_node_that_no_seed_takes_in_says_so(mesh: Meshed) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    lost = await mesh.node("lost", ASTROMESH_SEEDS=nobody)
+    told = await lost.wait_for_log("this node is alone in its mesh")
+    assert nobody in told
+    assert "connection refused" in told
+    check = (await mesh.get(lost, "/v1/system/doctor"))["checks"]["mesh"]
+    assert (check["status"], nobody in check["message"]) == ("degraded", True)
 
 
 async def test_two_nodes_of_one_name_both_work_and_are_told_apart(mesh: Meshed) -> None:

@@ -50,6 +50,19 @@ class Auth:
     def enabled(self) -> bool:
         return bool(self._keys)
 
+    def is_operator(self, principal: str) -> bool:
+        """Whether a caller may steer the node itself: the holder of the first key, or anybody where there are no keys of any kind."""
+        return principal == self._keys[0][0] if self._keys else self._verifier is None
+
+    @property
+    def operators(self) -> str:
+        """Who that is, for a person."""
+        return (
+            "present the first of ASTROMESH_API_KEYS"
+            if self._keys
+            else "there is a mesh key and no API key, so ask from this machine itself"
+        )
+
     @property
     def checks_signatures(self) -> bool:
         """Whether nodes have to sign what they send: there is a mesh key."""

@@ -15,7 +15,7 @@ from app.edge import span
 from app.edge.auth import Auth
 from app.edge.cycle import CYCLE
 from app.edge.exchange import SLOWEST_BYTES_S, EndedError, Exchange, too_large
-from app.edge.head import Head, is_public, read_head, request_id_of
+from app.edge.head import MESSAGE_PATHS, Head, is_public, read_head, request_id_of
 from app.edge.origin import check_origin
 from app.edge.quota import Quota
 from app.edge.upgrade import is_upgrade, page_of
@@ -186,9 +186,9 @@ class Edge:
         if head.size > self._api.max_header_bytes:
             exchange.closing = True
             raise HeaderTooLarge(f"The request head is {head.size} bytes, over the {self._api.max_header_bytes} that this node takes.")
-        if head.content_length is not None and head.content_length > self._api.max_body_bytes:
-            raise too_large(self._api.max_body_bytes)
         path = scope["path"].rstrip("/")
+        if head.content_length is not None and head.content_length > self._api.max_body_bytes and path not in MESSAGE_PATHS:
+            raise too_large(self._api.max_body_bytes)  # messages of nodes have a lower limit, and whoever reads them counts refusals
         if not (self._public or head.context.from_peer or path in _PROBES or (head.to_be_checked and path in _WATCHED)):
             raise NotFound("The public API of this node is off (spec.services.api); ask another node.")
         if path in _WATCHED:

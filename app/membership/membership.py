@@ -22,11 +22,11 @@ from app.mesh import settings as timings
 from app.mesh.gossip import Maia
 from app.mesh.loop import Loop
 from app.mesh.members import Identity, Load, View
-from app.mesh.messages import Event, Join, Message
+from app.mesh.messages import Event, Join, Message, Refusal
 from app.mesh.transport import Transport
 from app.node_client import NodeClient
 from app.peers.mesh import MeshPeers
-from app.services.contract import Facts
+from app.services.contract import Check, Facts
 from app.signing import Signer
 from app.system.load import MachineLoad
 from app.upstream import NotSentError, Upstream
@@ -34,6 +34,8 @@ from app.upstream import NotSentError, Upstream
 RENEW_S = 1.0
 """Seconds between looks at what this node has to say of itself."""
 LEAVE_S = 1.0
+ALONE_S = 5.0
+"""How long a node with seeds may be alone before it says so."""
 MAX_ANSWER_BYTES = 128 * 1024
 log = logging.getLogger("app.mesh")
 
@@ -114,9 +116,10 @@ class Membership:
         """Take another node's message and return the answer to it. Raises NotBegun until this node takes part."""
         if not self._started:
             raise NotBegun("This node is starting and takes no messages yet; ask again shortly.")
-        if isinstance(message.body, Join):
+        answer = await self._loop.receive(message, came_from)
+        if isinstance(message.body, Join) and message.header.sender != self._me.node_id and not isinstance(answer.body, Refusal):
             self._addresses.learn(message.body.dialed, came_from)
-        return await self._loop.receive(message, came_from)
+        return answer
 
     def drain(self) -> None:
         """Tell the others to send nothing new here."""
@@ -133,12 +136,31 @@ class Membership:
         if not self._loop.maia.has_left:
             await self._loop.leave(LEAVE_S)
 
+    def check(self) -> Mapping[str, Check]:
+        """One line for readiness and doctor: a node that has left gets no work from the others, and none from a balancer."""
+        if self._loop.maia.has_left:
+            return {"mesh": Check("error", "this node has left the mesh; start it anew to take part again")}
+        if self._settings.seeds and not self.view.others:
+            return {"mesh": Check("degraded", f"alone: {self._why_alone()}")}
+        return {"mesh": Check("ok", f"{self.view.count} members")}
+
+    def _why_alone(self) -> str:
+        told = "; ".join(f"{url}: {reason}" for url, reason in list(self._loop.unanswered.items())[:4])
+        seeds = ", ".join(self._settings.seeds)
+        why = told or f"{seeds} not found, or not asked yet"
+        return f"no seed takes this node in ({why}); it goes on trying. Check spec.mesh.seeds or ASTROMESH_SEEDS"
+
     # ---- what the node says of itself
 
     async def _renew(self) -> None:
         machine, clock = MachineLoad(), asyncio.get_running_loop().time
-        due = clock()
+        due, tell_at = clock(), clock() + ALONE_S
         while True:
+            if self.view.others or not self._settings.seeds:
+                tell_at = clock() + ALONE_S
+            elif clock() >= tell_at:
+                tell_at = float("inf")  # once, until it has met somebody
+                log.warning("this node is alone in its mesh: %s", self._why_alone())
             if clock() >= due:  # more often is of no use: a load is told with a heartbeat
                 cpu_percent, memory_percent = machine.cpu_percent(), machine.memory_percent()
                 due = clock() + self._settings.heartbeat_interval
@@ -185,7 +207,9 @@ class Membership:
         if event.kind == "address_fails":
             if asyncio.get_running_loop().time() - self._stood_still_at < self._settings.failure_timeout:
                 return  # it did not answer because it stood still, not because its address is wrong
-            self._addresses.fails = True
+            said_by = self.view.get(event.by)
+            if said_by and said_by.reachable:  # what a stranger says of the address moves nothing
+                self._addresses.fails = True
             log.warning("%s", tell_address_fails(event, self.view))
             return
         level, text = tell(event, self.view)

@@ -77,7 +77,7 @@ class MeshPeers:
                 peers[member.node_id] = self._take_in(member, names[member.node_id], beyond, now)
         for node_id, peer in self._peers.items():
             if node_id not in peers:
-                self._let_go(peer, view.get(node_id))
+                self._let_go(peer, view)
                 self._catalogues.pop(node_id, None)
                 self._heartbeats.pop(node_id, None)
         if peers.keys() != self._peers.keys():
@@ -127,8 +127,12 @@ class MeshPeers:
         peer.watch(now)
 
     @staticmethod
-    def _let_go(peer: Peer, member: Member | None) -> None:
-        peer.state, peer.reason = "down", "it has left" if member and member.status is Status.LEFT else "it is dead"
+    def _let_go(peer: Peer, view: View) -> None:
+        member = view.get(peer.node_id)
+        has_left = member is not None and member.status is Status.LEFT
+        peer.state, peer.reason = "down", "it has left" if has_left else "it is dead"
+        if not view.me.is_live:
+            peer.reason = "this node itself has left the mesh; start it anew"
         if member is None or member.status is Status.DEAD:  # one that left has finished its work first
             peer.abort()
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from app.peers.peer import Peer, Peers
 from app.placement import LocalService
@@ -19,10 +19,17 @@ class Health:
     """Runs the checks of the local services, at most once a second however often it is asked."""
 
     def __init__(
-        self, node_id: str, local: Mapping[str, LocalService], missing: Sequence[str], warnings: Sequence[str], peers: Peers
+        self,
+        node_id: str,
+        local: Mapping[str, LocalService],
+        told: tuple[Sequence[str], Sequence[str]],
+        peers: Peers,
+        mesh: Callable[[], Mapping[str, Check]] = dict,
     ) -> None:
+        """``told`` are the services that this build lacks, and the profile's warnings; ``mesh`` is the check of the node's membership."""
         self._node_id = node_id
-        self._local, self._missing, self._warnings, self._peers = local, missing, warnings, peers
+        self._local, self._peers, self._mesh = local, peers, mesh
+        self._missing, self._warnings = told
         self._cached: tuple[float, dict[str, Check]] = (-CACHED_S, {})
         self._lock = asyncio.Lock()
 
@@ -32,7 +39,7 @@ class Health:
             at, checks = self._cached
             if time.monotonic() - at >= CACHED_S:
                 found = await asyncio.gather(*(self._check(name, service) for name, service in self._local.items()))
-                checks = {name: check for each in found for name, check in each.items()}
+                checks = {name: check for each in found for name, check in each.items()} | dict(self._mesh())
                 self._cached = (time.monotonic(), checks)
             return checks
 

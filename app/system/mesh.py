@@ -10,9 +10,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from app.body import JSONAnswer, parse_json, require_json
+from app.context import current
 from app.edge.auth import Auth, is_signature
-from app.errors import BadRequest, BodyTooLarge, InvalidBody, NodeError, ServiceUnavailable, Unauthorized
+from app.errors import BadRequest, BodyTooLarge, Forbidden, InvalidBody, NodeError, ServiceUnavailable, Unauthorized
 from app.membership import Membership
+from app.mesh.address import is_loopback
 from app.mesh.messages import Message, Refusal
 from app.mesh.wire import MAX_BYTES, decode, encode
 from app.signing import ANSWER, Claim
@@ -27,7 +29,7 @@ class MeshRoutes:
 
     def __init__(self, membership: Membership | None, auth: Auth) -> None:
         self._membership, self._auth = membership, auth
-        self._noted = set[tuple[str, str]]()
+        self._noted = dict[tuple[str, str], None]()
 
     def routes(self) -> list[BaseRoute]:
         return [
@@ -54,7 +56,7 @@ class MeshRoutes:
             require_json(request.headers.get("content-type", ""))
             body = await _read(request)
             if kind == "leave" and not is_signature(authorization.encode("latin-1")) and (asked := _asked(body)) is not None:
-                return await self._leave(mesh, asked)
+                return await self._leave(mesh, asked, came_from)
             message = self._checked(request, authorization, body, kind)
         except NodeError as error:
             self._refused(mesh, came_from, error.code, error.message)
@@ -89,7 +91,9 @@ class MeshRoutes:
         headers = {ANSWER: self._auth.answer(authorization, data)} if self._auth.checks_signatures else None
         return Response(data, status, headers, "application/json")
 
-    async def _leave(self, mesh: Membership, asked: Mapping[str, Any]) -> JSONAnswer:
+    async def _leave(self, mesh: Membership, asked: Mapping[str, Any], came_from: str) -> JSONAnswer:
+        if not (self._auth.is_operator(current().principal) or (not self._auth.enabled and is_loopback(came_from))):
+            raise Forbidden(f"Only who operates this node may have it leave: {self._auth.operators}.")
         if asked.get("node_id") not in ("self", mesh.node_id):
             raise InvalidBody(
                 f'$.node_id: is {json.dumps(asked.get("node_id"))[:80]}; send {{"node_id": "self"}} to the node that is to leave.',
@@ -103,8 +107,10 @@ class MeshRoutes:
         if code == "node_challenge":
             return
         mesh.metrics.refused.labels(code).inc()
-        if (came_from, code) not in self._noted and len(self._noted) < _NOTED:
-            self._noted.add((came_from, code))
+        if (came_from, code) not in self._noted:
+            if len(self._noted) >= _NOTED:
+                del self._noted[next(iter(self._noted))]
+            self._noted[came_from, code] = None
             log.warning("a message from %s was refused (%s): %s", came_from, code, message)
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from app.mesh.gossip import Maia
 from app.mesh.members import Identity, Load, Status
-from app.mesh.messages import Entry, Message, Page, Refusal, Sync
-from app.mesh.settings import MAX_MEMBERS, MeshSettings
+from app.mesh.messages import Entry, Gossip, Header, Join, Leave, Message, Page, Refusal, Sync
+from app.mesh.settings import MAX_LEAP, MAX_MEMBERS, MeshSettings
 from app.mesh.wire import MAX_BYTES, MAX_COUNTER, encode
 from tests.mesh.support import SEED_URL, events, header, mesh_of, said, seen, status, stranger, url
 from tests.mesh.world import Cut, Node, World
@@ -387,6 +387,71 @@ def test_an_identity_whose_counters_are_used_up_is_given_up_and_not_wrapped_roun
     step = maia.update_own(1.0, draining=True)
     assert [event.kind for event in step.events] == ["expelled"]
     assert maia.view.me.record.version == MAX_COUNTER - 1
+
+
+def test_a_strangers_word_with_an_invented_count_takes_nobody_out() -> None:
+    world = mesh_of(3)
+    observer, victim, _ = world.nodes
+    far = Header("astromesh", victim.id, observer.id, 1, MAX_COUNTER, 0, 0, 1)
+    for body in (Leave(), Gossip()):
+        _, step = observer.maia.receive(world.now, Message(far, body))
+        world.follow(observer, step)
+        world.run(world.now + 3.0)
+        assert seen(observer, victim).standing == (0, Status.ALIVE)
+
+
+def test_lies_about_this_nodes_counters_raise_them_seldom() -> None:
+    maia = alone()
+    for number in range(1_000):  # in one second
+        me = maia.view.me
+        told = Entry(me.node_id, (me.incarnation, Status.ALIVE), replace(me.record, version=me.record.version + MAX_LEAP, name="other"))
+        maia.receive(1.0 + number / 1_000, said("b" * 16, told, accused=(me.incarnation + MAX_LEAP, Status.SUSPECT)))
+    assert maia.view.me.incarnation <= MAX_LEAP + 1
+    assert maia.view.me.record.version <= MAX_LEAP + 2
+
+
+def test_a_member_that_answers_is_alive_also_where_those_it_tells_of_have_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = mesh_of(3)
+    node, other, _ = world.nodes
+    monkeypatch.setattr("app.mesh.receive.MAX_MEMBERS", 3)
+    step = node.maia.tick(world.now + 3.0)
+    [send] = [each for each in step.sends if each.url == other.url]
+    step = node.maia.answered(world.now + 3.1, send.exchange, said(other.id, stranger(7)))
+    assert (seen(node, other).status, node.maia.view.count) == (Status.ALIVE, 3)
+    assert not [event for event in step.events if event.kind in ("displaced", "dead", "suspect")]
+
+
+def test_who_is_too_busy_to_ask_accuses_nobody() -> None:
+    world = mesh_of(3)
+    node = world.nodes[0]
+    step = node.maia.tick(world.now + 3.0)
+    for send in step.sends:
+        after = node.maia.not_sent(world.now + 3.0, send.exchange, "too much is under way")
+        assert not after.events
+        assert not after.sends
+
+
+def test_a_member_that_could_not_be_called_for_a_moment_is_called_again_within_seconds_in_a_large_mesh() -> None:
+    world = mesh_of(100)
+    node, other = world.nodes[1], world.nodes[2]
+    world.cuts.append(Cut(world.now, world.now + 6.0, lambda sender, receiver: (sender, receiver) == (node.url, other.url)))
+    world.follow(node, node.maia.evidence(world.now, other.id, ok=False))
+    world.run(world.now + 5.9)
+    assert seen(node, other).reachable is False
+    world.run(world.now + 2.5)
+    assert seen(node, other).reachable is True
+
+
+def test_a_node_asks_its_seed_also_where_it_believes_to_have_that_address_itself() -> None:
+    """An advertised address that was copied from the seed: the seed is not this node itself, whatever the address says."""
+    wrong = Maia(Identity("d" * 16, "wrong", SEED_URL), replace(MeshSettings(), seeds=(SEED_URL,)), random.Random(2))
+    step, now = wrong.start(0.0), 0.0
+    while not any(isinstance(send.message.body, Join) for send in step.sends):
+        now = max(now, step.deadline)
+        step = wrong.tick(now)
+        assert now < 5.0, "it never asks"
+    [send] = step.sends
+    assert send.url == SEED_URL
 
 
 def test_counts_far_above_what_is_known_are_lies_and_use_up_nothing() -> None:
