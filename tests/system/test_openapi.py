@@ -272,7 +272,7 @@ async def test_real_answers_are_documented_and_every_documented_success_is_met(r
     await make_agents(recorder)
     await correspond(recorder)
     await mistake(recorder)
-    await ask("POST", "/v1/mesh/leave", {"node_id": "self"})
+    await ask("POST", "/v1/mesh/leave", {"node_id": "self"}, {"Authorization": "Bearer sk-node"})
     await ask("GET", "/v1/system/status")
     wanted = {
         (*of, int(status)) for of, told in OPERATIONS.items() for status in told["responses"] if status < "300" and of[1] not in LONELY
