@@ -19,7 +19,7 @@ class Settings:
 
     concurrency: int = 16
     run_timeout_s: float = 300.0
-    max_attempts: int = 8
+    max_attempts: int = 16
     uncertain_after_s: float = 60.0
     uncertain: str = "send_again"
     retention_days: float = 14.0
