@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.services.channels.database import Database
+from app.services.channels.message import Person
+from app.services.channels.settings import session_of
 
 _SHOWN: Mapping[str, tuple[str, ...]] = {
     "inbox": ("message_id", "account", "sender", "kind", "state", "attempts", "received", "error"),
@@ -37,7 +39,8 @@ class Letters:
                 f"SELECT {', '.join(shown)} FROM {box} WHERE channel = ? AND (? IS NULL OR state = ?) ORDER BY sequence DESC LIMIT ?",
                 (channel, state, state, limit),
             ).fetchall()
-        return [dict(zip(shown, row, strict=True)) for row in found]
+        rows = [dict(zip(shown, row, strict=True)) for row in found]
+        return [row | {"session_id": session_of(Person(channel, row["account"], row["sender"]))} for row in rows]
 
     def retry(self, box: str, channel: str, name: str) -> str | None:
         """Make a dead letter ready again. Returns the state it was in, None where there is no such row; only ``dead`` was changed."""

@@ -22,7 +22,8 @@ from app.call import Reply, call
 from app.context import CURRENT, background, current
 from app.errors import AgentNotFound, BadRequest, ConfigError, Conflict, Forbidden, NodeError, NotFound, PeerLost, Unauthorized
 from app.services.channels import Channels
-from app.services.channels.settings import Settings
+from app.services.channels.message import Person
+from app.services.channels.settings import Settings, session_of
 from app.services.channels.signature import HEADER, sign
 from app.tracing import OFF, Recorder, active
 from tests.services.channels.graph import ACCESS, PHONE, TOKEN, FakeGraph, channels_yaml, payload, signed, text_message
@@ -109,7 +110,8 @@ async def test_a_message_is_answered_by_the_agent_in_a_session_of_channel_number
         assert await there.deliver(payload(text_message("wamid.1", "hello"))) == {"received": 1, "new": 1, "receipts": 0}
         await there.graph.until(lambda graph: len(graph.taken) == 1)
     [run] = there.agents.runs
-    assert (run["query"], run["session_id"]) == ("hello", f"whatsapp:{PHONE}:4915112345")
+    assert (run["query"], run["session_id"]) == ("hello", session_of(Person("whatsapp", PHONE, "4915112345")))
+    assert "4915112345" not in run["session_id"]
     assert run["context"]["channel"]["messages"] == [{"name": "Kim"}]
     assert there.agents.principals == {"channel.whatsapp"}
     [sent] = there.graph.taken
@@ -547,7 +549,7 @@ async def test_any_system_is_attached_by_the_signed_webhook(tmp_path: Path) -> N
     assert headers["idempotency-key"] == answer["id"]
     assert (answer["recipient"], answer["in_reply_to"], answer["text"]) == ("kim@example.org", "m-1", "You said: hello")
     assert agents.runs[0]["context"]["channel"]["messages"] == [{"metadata": {"ticket": 7}}]
-    assert agents.runs[0]["session_id"] == "crm:kim@example.org"
+    assert agents.runs[0]["session_id"] == session_of(Person("crm", "", "kim@example.org"))
 
 
 def test_settings_schema_and_reference_agree() -> None:
