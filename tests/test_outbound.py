@@ -50,6 +50,7 @@ class Server:
         async def body() -> AsyncIterator[bytes]:
             while True:
                 yield b"x" * 1024
+                await asyncio.sleep(0)  # the server writes to who has left without a word: let it hear of that
 
         return StreamingResponse(body(), media_type="text/plain")
 
