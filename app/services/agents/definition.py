@@ -63,7 +63,7 @@ def stored(path: Path) -> Document:
 def read_made(document: Document, defaults: Orchestration) -> Agent:
     """The agent of a document that came over HTTP. Raises ConfigError with every problem in it."""
     found = [(path, value) for path, value in _texts(document.data)]
-    problems = [*_masked(document, found), *_variables(document, found)]
+    problems = [*_masked(document, found), *_variables(document, found), *_expressions(document)]
     # The names are told of already: any value will do for them.
     environ = {name: "-" for _, value in found for name in _VARIABLE.findall(value)}
     try:
@@ -113,6 +113,32 @@ def _variables(document: Document, found: list[tuple[YamlPath, str]]) -> Iterato
         if of_webhook and (names := _VARIABLE.findall(value)):
             message = f"names ${{{names[0]}}}, and an agent that is made over HTTP sees no variables of the node"
             yield document.problem(path, message, "write the value itself, or write the agent as a file")
+
+
+def _expressions(document: Document) -> Iterator[Problem]:
+    """Regular expressions that the node would carry out: a short one can hold it up for hours, and nothing stops it."""
+    spec = document.data.get("spec")
+    if not isinstance(spec, Mapping):
+        return
+    tools = spec.get("tools")
+    webhooks = enumerate(tools) if isinstance(tools, list) else ()
+    schemas: list[tuple[YamlPath, Any]] = [(("spec", "output_schema"), spec.get("output_schema"))]
+    schemas += [
+        (("spec", "tools", index, "parameters"), tool.get("parameters"))
+        for index, tool in webhooks
+        if isinstance(tool, Mapping) and tool.get("type") == "webhook"
+    ]
+    for path in (path for at, schema in schemas for path in _patterns(schema, at)):
+        message = "is a regular expression, which the node carries out for no agent that is made over HTTP"
+        yield document.problem(path, message, "write enum, format or maxLength instead, or write the agent as a file")
+
+
+def _patterns(schema: Any, at: YamlPath) -> Iterator[YamlPath]:
+    entries = schema.items() if isinstance(schema, Mapping) else enumerate(schema) if isinstance(schema, list) else ()
+    for key, value in entries:
+        if (key == "pattern" and isinstance(value, str)) or (key == "patternProperties" and isinstance(value, Mapping)):
+            yield (*at, key)
+        yield from _patterns(value, (*at, key))
 
 
 def _provider_warning(definition: Mapping[str, Any]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from referencing.jsonschema import DRAFT202012
 
 from app.body import json_path
 from app.errors import OutputInvalid
+from app.services.agents.patience import TooLongError, bounded, patient_validator
 
 REPAIRS = 2
 _TOLD = 5
@@ -31,7 +32,7 @@ class OutputSchema:
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self.schema = schema
-        self._validator = Draft202012Validator(schema, registry=Registry())
+        self._validator = patient_validator(schema)
 
     @staticmethod
     def check(schema: Mapping[str, Any]) -> None:
@@ -57,7 +58,7 @@ class OutputSchema:
         return {"type": "json_schema", "json_schema": {"name": "answer", "schema": self.schema}}
 
     async def read(self, answer: str) -> dict[str, Any]:
-        """The data in an answer. Raises MisformedError."""
+        """The data in an answer. Raises MisformedError, or OutputInvalid where that cannot be said in time."""
         return await asyncio.to_thread(self._read, answer) if len(answer) > _LARGE else self._read(answer)
 
     async def settle(self, answer: str, ask: Callable[[str], Awaitable[str]]) -> dict[str, Any]:
@@ -75,7 +76,10 @@ class OutputSchema:
     def _read(self, answer: str) -> dict[str, Any]:
         try:
             data = json.loads(_object_in(answer), parse_constant=_refuse)
-            errors = list(itertools.islice(self._validator.iter_errors(data), _TOLD))
+            with bounded():
+                errors = list(itertools.islice(self._validator.iter_errors(data), _TOLD))
+        except TooLongError as error:
+            raise OutputInvalid(f"The model's answer cannot be checked by spec.output_schema: {error}; make the schema simpler.") from None
         except RecursionError:
             raise MisformedError("it is nested too deeply") from None
         except ValueError as error:

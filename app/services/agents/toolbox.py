@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
-from app.body import check, parse_json, validator
+from app.body import check, parse_json
 from app.context import RequestContext, current
 from app.errors import InvalidJSON, NodeError
 from app.services.agents.agent import Agent, Tool
 from app.services.agents.completion import ToolCall
 from app.services.agents.fetch import fetch
 from app.services.agents.metrics import Metrics
+from app.services.agents.patience import TooLongError, bounded, patient_validator
 from app.services.agents.settings import Settings
 from app.services.agents.spans import executed, execution
 from app.services.agents.usage import Usage
@@ -118,7 +119,7 @@ class Toolbox:
         from app.outbound import Destinations, OutboundError, Request, anywhere, ask, host_of  # only who has webhooks needs the client
 
         if tool.parameters is not None:
-            check(arguments, validator(tool.parameters))
+            _check(arguments, tool.parameters)
         context = current()
         headers = {"Content-Type": "application/json", "X-Request-Id": context.request_id, "traceparent": context.traceparent}
         written = {name.lower() for name in tool.headers}
@@ -161,6 +162,15 @@ def deeper() -> RequestContext:
 
 def path_of(agent: str) -> str:
     return f"/v1/agents/{quote(agent, safe='')}"
+
+
+def _check(arguments: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
+    """Raises InvalidBody for arguments that do not fit, ToolFailed where that cannot be said in time."""
+    try:
+        with bounded():
+            check(arguments, patient_validator(parameters))
+    except TooLongError as error:
+        raise ToolFailed(f"The arguments cannot be checked by the tool's parameters: {error}; go on without the tool.") from None
 
 
 def _without_secrets(text: str, tool: Tool) -> str:

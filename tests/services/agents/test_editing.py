@@ -130,6 +130,11 @@ for _ in range(200):
         ({"tools": [{"name": "hook", "type": "webhook", "url": "https://x.example/", "headers": {"A": "***"}}]}, "stands for a secret"),
         ({"tools": [{"name": "hook", "type": "webhook", "url": "https://x.example/***"}]}, "stands for a secret"),
         ({"model": {"primary": {"model": "m", "api_key": "***"}}}, "spec.model.primary.api_key: has ***"),
+        (
+            {"tools": [{"name": "hook", "type": "webhook", "url": "https://x.example/", "parameters": {"a": {"pattern": "^(a+)+$"}}}]},
+            "spec.tools[0].parameters.a.pattern: is a regular expression",
+        ),
+        ({"output_schema": {"a": {"patternProperties": {"^(a+)+$": True}}}}, "spec.output_schema.a.patternProperties: is a regular"),
     ],
 )
 async def test_what_a_schema_cannot_see_is_refused_too(tmp_path: Path, spec: dict[str, Any], said: str) -> None:
@@ -139,6 +144,14 @@ async def test_what_a_schema_cannot_see_is_refused_too(tmp_path: Path, spec: dic
     assert said in caught.value.message
     assert "secret" not in caught.value.message.replace("a secret", "").replace("the secret", "")
     assert kept(tmp_path) == []
+
+
+async def test_a_parameter_may_be_called_pattern_and_clients_may_be_told_of_one(tmp_path: Path) -> None:
+    hook = {"name": "hook", "type": "webhook", "url": "https://x.example/", "parameters": {"pattern": {"type": "string"}}}
+    show = {"name": "show", "type": "client", "parameters": {"a": {"type": "string", "pattern": "^a+$"}}}
+    async with service(tmp_path) as (app, _):
+        await do(app, "POST", "/v1/agents", definition(tools=[hook, show]))
+    assert kept(tmp_path) == ["clerk.agent.json"]
 
 
 async def test_the_path_and_the_agent_name_the_same(tmp_path: Path) -> None:

@@ -121,3 +121,14 @@ def test_a_whole_object_schema_is_taken_as_it_is(tmp_path: Path) -> None:
     schema = {"type": "object", "properties": {"a": {"$ref": "#/$defs/a"}}, "$defs": {"a": {"type": "string"}}}
     agent_file(tmp_path, output_schema=schema)
     assert library(tmp_path).describe("tester")["output_schema"] == schema
+
+
+async def test_an_answer_that_takes_too_long_to_check_is_an_error_and_not_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.services.agents.patience.CPU_S", 0.05)
+    doubling = {f"d{level}": {"allOf": [{"$ref": f"#/$defs/d{level + 1}"}] * 2} for level in range(40)} | {"d40": True}
+    agent_file(tmp_path, output_schema={"type": "object", "properties": {"a": {"$ref": "#/$defs/d0"}}, "$defs": doubling})
+    model = ScriptedModel(['{"a": 1}'])
+    async with agents(tmp_path, Neighbours(inference=model)) as app:
+        with pytest.raises(OutputInvalid, match=r"checking takes more than 0\.05 s; make the schema simpler"):
+            await ask(app)
+    assert len(model.requests) == 1

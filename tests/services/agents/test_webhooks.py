@@ -207,3 +207,16 @@ def test_permissions_that_mean_nothing_are_warned_of(tmp_path: Path) -> None:
     warnings = loaded.agents["odd"].warnings
     assert any("names `calculater`, which is no tool of this agent; did you mean `calculator`?" in each for each in warnings)
     assert any("`spec.permissions.network` is acted on only as true or false" in each for each in warnings)
+
+
+async def test_parameters_that_take_too_long_to_check_are_an_error_for_the_model(
+    tmp_path: Path, shop: tuple[Shop, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.services.agents.patience.CPU_S", 0.05)
+    doubling = {f"d{level}": {"allOf": [{"$ref": f"#/$defs/d{level + 1}"}] * 2} for level in range(40)} | {"d40": True}
+    parameters = {"type": "object", "properties": {"a": {"$ref": "#/$defs/d0"}}, "$defs": doubling}
+    agent_file(tmp_path, tools=[{"name": "hook", "type": "webhook", "url": f"{shop[1]}/status", "parameters": parameters}])
+    model = ScriptedModel([calls(("hook", {"a": 1})), "Done."])
+    await run(tmp_path, model)
+    assert "The arguments cannot be checked by the tool's parameters: checking takes more than 0.05 s" in told(model.requests[1])[0]
+    assert shop[0].asked == []
