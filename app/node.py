@@ -282,7 +282,7 @@ def _open_to(origins: Sequence[str], edge: ASGIApp) -> ASGIApp:
     """CORS around the edge, so that a preflight needs no key and a browser can read what goes wrong."""
     if not origins:
         return edge
-    exposed = ("X-Request-Id", "X-Astromesh-Node", "X-Astromesh-Partial", "Retry-After")
+    exposed = ("X-Request-Id", "X-Astromesh-Node", "X-Astromesh-Partial", "Retry-After", "Idempotency-Attempt", "Idempotency-Replayed")
     methods = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
     return CORSMiddleware(edge, allow_origins=origins, allow_methods=methods, allow_headers=("*",), expose_headers=exposed)
 
