@@ -99,6 +99,8 @@ def summary(result: Mapping[str, Any], seconds: float) -> str:
     parts = [count(len(steps), "step"), f"{usage.get('tokens_in', 0)} + {usage.get('tokens_out', 0)} tokens", cell(usage.get("model"))]
     outcome = result.get("outcome")
     ended = [] if outcome in (None, "answered") else [f"ended by {cell(outcome)}"]
+    if guardrail := result.get("guardrail"):
+        ended = [f"{cell(outcome)} by the agent's guardrail {cell(guardrail)}"]
     return ", ".join([*parts, duration(seconds), *ended])
 
 

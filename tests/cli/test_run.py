@@ -161,3 +161,5 @@ def test_what_an_agent_says_cannot_steer_the_terminal(capsys: pytest.CaptureFixt
 def test_a_run_that_ended_otherwise_says_so() -> None:
     shown = summary({"steps": [{}], "usage": {"tokens_in": 1, "tokens_out": 2, "model": "m"}, "outcome": "max_iterations"}, 1.5)
     assert shown == "1 step, 1 + 2 tokens, m, 1.5 s, ended by max_iterations"
+    blocked = summary({"steps": [], "outcome": "blocked", "guardrail": "output: content_filter"}, 1.5)
+    assert blocked.endswith("1.5 s, blocked by the agent's guardrail output: content_filter")

@@ -40,13 +40,15 @@ class Bounds:
 @dataclass(frozen=True, slots=True)
 class Ending:
     """How it ended. ``outcome``: answered, truncated, content_filter, max_iterations, tool_calls (``calls`` are for somebody else to carry
-    out), or handed_off (``to`` another agent). ``added`` is what the conversation has gained."""
+    out), or handed_off (``to`` another agent). ``added`` is what the conversation has gained, ``guardrail`` what another agent's answer was
+    cut or blocked by."""
 
     answer: str
     outcome: str
     added: Sequence[Message]
     calls: tuple[ToolCall, ...] = ()
     to: str = ""
+    guardrail: str = ""
 
 
 def _never(call: ToolCall) -> bool:

@@ -195,7 +195,7 @@ async def _end(turn: Turn, output: OutputSchema | None) -> tuple[Ending, str | N
             raise guards.refusal(blocked) from None  # nothing was asked: the question is what is too much
         log.warning("agent %s: an answer was blocked by its guardrail %s", turn.agent.name, blocked.guardrail.name)
         return Ending("", "blocked", ()), blocked.guardrail.name, None
-    return ending, guards.cut_by.name if guards.cut_by else None, data
+    return ending, guards.cut_by.name if guards.cut_by else ending.guardrail or None, data
 
 
 async def _with_data(turn: Turn, output: OutputSchema, ending: Ending) -> tuple[Ending, dict[str, Any]]:

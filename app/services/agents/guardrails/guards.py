@@ -106,6 +106,14 @@ class Guards:
     def screened(self) -> Screened:
         return Screened(self._side("output"))
 
+    async def screen(self, text: str) -> str:
+        """What may be shown of the whole text of a message of another agent's model. Raises Blocked."""
+        screened = self.screened()
+        whole = await asyncio.to_thread(screened.whole, text) if len(text) > _LARGE else screened.whole(text)
+        self.cut_by = screened.cut_by
+        await self.check_topics("output", whole)
+        return whole
+
     def data(self, data: dict[str, Any]) -> dict[str, Any]:
         """An answer's data: an escape in its JSON may have hidden from the guardrails what it says. Raises Blocked."""
         screened: dict[str, Any] = _screened_value(data, tuple(each for each in self._side("output") if each.type != "max_length"))
