@@ -140,9 +140,14 @@ class Membership:
         """One line for readiness and doctor: a node that has left gets no work from the others, and none from a balancer."""
         if self._loop.maia.has_left:
             return {"mesh": Check("error", "this node has left the mesh; start it anew to take part again")}
-        if self._settings.seeds and not self.view.others:
+        if self._is_lost:
             return {"mesh": Check("degraded", f"alone: {self._why_alone()}")}
         return {"mesh": Check("ok", f"{self.view.count} members")}
+
+    @property
+    def _is_lost(self) -> bool:
+        """Whether this node is alone though it has seeds, and is not one of them itself: the first one of a mesh waits for the others."""
+        return bool(self._settings.seeds) and not self.view.others and self.view.me.url not in self._settings.seeds
 
     def _why_alone(self) -> str:
         told = "; ".join(f"{url}: {reason}" for url, reason in list(self._loop.unanswered.items())[:4])
@@ -156,7 +161,7 @@ class Membership:
         machine, clock = MachineLoad(), asyncio.get_running_loop().time
         due, tell_at = clock(), clock() + ALONE_S
         while True:
-            if self.view.others or not self._settings.seeds:
+            if not self._is_lost:
                 tell_at = clock() + ALONE_S
             elif clock() >= tell_at:
                 tell_at = float("inf")  # once, until it has met somebody

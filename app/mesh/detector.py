@@ -5,11 +5,11 @@ start a check too, and shorten the period where it fails. A node that doubts its
 from dataclasses import dataclass, field
 
 from app.mesh.members import Member, Standing, Status
-from app.mesh.mesh import Aim, Exchange, Mesh, Purpose
-from app.mesh.messages import Entry, Probe, Verdict
+from app.mesh.mesh import GOSSIP, Aim, Exchange, Mesh, Purpose
+from app.mesh.messages import Entry, Message, Probe, Verdict
 from app.mesh.settings import HELPERS, MAX_DOUBT
 
-RETRY_S, RETRIES = 1.0, 3  # members that do not answer this node, tried again so often and so many at a time
+RETRY_S, RETRIES = 1.0, 3  # members that requests failed at are tried again so often, so many at a time
 HEARD_SHARE = 1 / 3  # of failure_timeout: how long the word of a member that does not answer counts as life
 
 
@@ -33,7 +33,7 @@ class Detector:
         self._claimed: dict[str, None] = {}
         """Members that others hold dead, to be looked at when this node may accuse again."""
         self._due = float("inf")
-        self._unreachable: dict[str, None] = {}
+        self._failed_at: dict[str, None] = {}
         self._retry_at = float("-inf")
         self.quiet_until = float("-inf")
         """Until then this node accuses nobody: it has stalled."""
@@ -41,7 +41,7 @@ class Detector:
     @property
     def deadline(self) -> float:
         """When the next suspect's time is over, claims may be looked into, or somebody is tried again."""
-        retry_at = self._retry_at if self._unreachable else float("inf")
+        retry_at = self._retry_at if self._failed_at else float("inf")
         return min(retry_at, self._deadline())
 
     def _deadline(self) -> float:
@@ -70,19 +70,29 @@ class Detector:
             if when <= mesh.now and node_id not in self._checks and member:
                 self._check(member, is_last_call=True)
 
+    def request_failed(self, member: Member) -> None:
+        """A request of a client failed there."""
+        self.missed(member)
+        self.unreachable(member, "forwarding failed")
+        if not self._failed_at:
+            self._retry_at = self._mesh.now + RETRY_S
+        self._failed_at[member.node_id] = None
+
     def _try_again(self) -> None:
-        """Members that are alive and did not answer this node are tried some at a time, so that it uses them again soon after it can."""
+        """Members that requests failed at are tried some at a time, so that this node uses them again soon after it can. Nothing is told to
+        them: news that never arrives would count as told."""
         mesh = self._mesh
-        if not self._unreachable or mesh.now < self._retry_at:
+        if not self._failed_at or mesh.now < self._retry_at:
             return
         self._retry_at = mesh.now + RETRY_S
-        for node_id in list(self._unreachable)[:RETRIES]:
-            del self._unreachable[node_id]
+        for node_id in list(self._failed_at)[:RETRIES]:
+            del self._failed_at[node_id]
             member = mesh.view.get(node_id)
             if member and member.status is Status.ALIVE and member.reachable is False and member.url:
-                self._unreachable[node_id] = None  # at the end of the line
+                self._failed_at[node_id] = None  # at the end of the line
                 if node_id not in self._checks:
-                    mesh.call(Aim(member.url, node_id, Purpose.CHECK, about=node_id), mesh.message(node_id))
+                    hello = Message(mesh.header(node_id), GOSSIP, member.accusation, unreachable=True)
+                    mesh.call(Aim(member.url, node_id, Purpose.CHECK, about=node_id), hello)
 
     def stalled(self, gap_s: float) -> None:
         """This node stood still: its checks are void, suspects get the time that it lost, and for a round it accuses nobody."""
@@ -124,7 +134,7 @@ class Detector:
             mesh.suspicions_changed = True
         self.heard(member)
         if member.reachable is False:
-            self._unreachable.pop(member.node_id, None)
+            self._failed_at.pop(member.node_id, None)
             mesh.event("reachable", member)
         member.reachable = True
 
@@ -144,9 +154,6 @@ class Detector:
 
     def unreachable(self, member: Member, reason: str) -> None:
         if member.reachable is not False:
-            if not self._unreachable:
-                self._retry_at = self._mesh.now + RETRY_S
-            self._unreachable[member.node_id] = None
             member.reachable = False
             self._mesh.event("unreachable", member, reason=reason)
 

@@ -135,8 +135,7 @@ class Maia:
             if ok:
                 self._detector.reached(member)
             else:
-                self._detector.missed(member)
-                self._detector.unreachable(member, "forwarding failed")
+                self._detector.request_failed(member)
         return self._done()
 
     def leave(self, now: float) -> Step:

@@ -75,8 +75,7 @@ class Seeds:
         found = []
         for url in self._urls:
             member = mesh.view.get(self._answered_by.get(url, ""))
-            met = url in self._answered_by and self._answered_by[url] == mesh.me.node_id
-            if not met and not (member and member.is_live) and mesh.view.owner_of(url, mesh.me.node_id) is None:
+            if url != mesh.me.url and not (member and member.is_live) and mesh.view.owner_of(url, "") is None:
                 found.append(url)
         return found
 

@@ -7,7 +7,7 @@ import pytest
 
 from app.mesh.gossip import Maia
 from app.mesh.members import Identity, Load, Status
-from app.mesh.messages import Entry, Gossip, Header, Join, Leave, Message, Page, Refusal, Sync
+from app.mesh.messages import Entry, Gossip, Header, Leave, Message, Page, Refusal, Sync
 from app.mesh.settings import MAX_LEAP, MAX_MEMBERS, MeshSettings
 from app.mesh.wire import MAX_BYTES, MAX_COUNTER, encode
 from tests.mesh.support import SEED_URL, events, header, mesh_of, said, seen, status, stranger, url
@@ -440,18 +440,6 @@ def test_a_member_that_could_not_be_called_for_a_moment_is_called_again_within_s
     assert seen(node, other).reachable is False
     world.run(world.now + 2.5)
     assert seen(node, other).reachable is True
-
-
-def test_a_node_asks_its_seed_also_where_it_believes_to_have_that_address_itself() -> None:
-    """An advertised address that was copied from the seed: the seed is not this node itself, whatever the address says."""
-    wrong = Maia(Identity("d" * 16, "wrong", SEED_URL), replace(MeshSettings(), seeds=(SEED_URL,)), random.Random(2))
-    step, now = wrong.start(0.0), 0.0
-    while not any(isinstance(send.message.body, Join) for send in step.sends):
-        now = max(now, step.deadline)
-        step = wrong.tick(now)
-        assert now < 5.0, "it never asks"
-    [send] = step.sends
-    assert send.url == SEED_URL
 
 
 def test_counts_far_above_what_is_known_are_lies_and_use_up_nothing() -> None:
