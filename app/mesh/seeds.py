@@ -28,7 +28,8 @@ class Seeds:
 
     def missed(self) -> None:
         """Somebody has gone. Where that was a seed, what starts in its place knows nobody, and should not wait long to be found."""
-        self.deadline = min(self.deadline, self._mesh.now + self._period_s() * self._mesh.rng.uniform(0.7, 1.3))
+        if self._untried():
+            self.deadline = min(self.deadline, self._mesh.now + self._period_s())
 
     def tick(self) -> None:
         mesh = self._mesh

@@ -19,6 +19,7 @@ SEED_PERIOD_S = 10.0  # one try at a seed or a dead member, so that halves of a 
 MISSED_SEED_S = 1.0  # the same while a seed is away, in a mesh of two; a larger one shares the tries, two a second in all
 SYNC_FIRST_S, SYNC_GROWTH, SYNC_LAST_S = 0.25, 1.6, 5.0
 SYNC_PATIENCE_S = 6.0  # views may differ this long after a change: news is under way
+SYNC_LATEST_S = 9.0  # the same where this view changes all the time: since it was first seen to differ
 TOMBSTONE_S = 3_600.0
 STALL_LATE_S, STALL_GAP_S = 1.0, 3.0
 MAX_DOUBT = 6  # stretches timeouts by up to 1 + 6/4

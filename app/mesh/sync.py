@@ -7,7 +7,7 @@ from itertools import islice
 from app.mesh.members import Member
 from app.mesh.mesh import Aim, Exchange, Mesh, Purpose
 from app.mesh.messages import Digest, Entry, Header, Message, Page, Sync
-from app.mesh.settings import PAGE_BYTES, PAGE_DIGESTS, SYNC_FIRST_S, SYNC_GROWTH, SYNC_LAST_S, SYNC_PATIENCE_S
+from app.mesh.settings import PAGE_BYTES, PAGE_DIGESTS, SYNC_FIRST_S, SYNC_GROWTH, SYNC_LAST_S, SYNC_LATEST_S, SYNC_PATIENCE_S
 from app.mesh.wire import entry_size
 
 NEVER = float("inf")
@@ -20,6 +20,7 @@ class Synchroniser:
         self._mesh = mesh
         self._open: int | None = None
         self._last_at = float("-inf")
+        self._differs_since = NEVER
         self._step_s = SYNC_FIRST_S
         self._equal = 0
         self.joined = False
@@ -54,10 +55,15 @@ class Synchroniser:
     def consider(self, partner: Member, header: Header) -> None:
         """Compare views by what a message says of the sender's; ask for its view where they stay different, or are far apart."""
         mesh, since = self._mesh, self._mesh.now - self._last_at
-        if header.view_hash == mesh.view.hash or self._open is not None or since < HASTE_S or not partner.is_live:
+        if header.view_hash == mesh.view.hash:
+            self._differs_since = NEVER
+            return
+        self._differs_since = min(self._differs_since, mesh.now)
+        if self._open is not None or since < HASTE_S or not partner.is_live:
             return
         far_apart = abs(header.count - mesh.view.count) > 0.2 * max(header.count, mesh.view.count)
-        if far_apart or (since >= SYNC_LAST_S and mesh.now - mesh.view.changed_at > SYNC_PATIENCE_S):
+        waited = mesh.now - mesh.view.changed_at > SYNC_PATIENCE_S or mesh.now - self._differs_since > SYNC_LATEST_S
+        if far_apart or (since >= SYNC_LAST_S and waited):
             self.ask(partner)
 
     def ask(self, partner: Member, start: str = "") -> None:
@@ -68,6 +74,7 @@ class Synchroniser:
         aim = Aim(partner.url, partner.node_id, Purpose.SYNC)
         message = Message(mesh.header(partner.node_id), Sync(start, upto, digests), partner.accusation, entries=(mesh.my_entry(),))
         self._open, self._last_at = mesh.call(aim, message), mesh.now
+        self._differs_since = NEVER
 
     def met(self, partner: Member, message: Message) -> None:
         """A Join was answered, with all that the other one knows: for a node that is in the mesh already, two meshes may have met."""
