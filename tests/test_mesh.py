@@ -177,6 +177,14 @@ async def test_a_refused_join_does_not_move_the_address_of_a_node(mesh: Meshed) 
     assert "192.0.2.66" not in row["url"]
 
 
+async def test_an_address_that_was_copied_from_the_seed_is_named(mesh: Meshed) -> None:
+    seed = await mesh.node("seed")
+    copied = await mesh.node("copied", ASTROMESH_ADVERTISE_URL=seed.url)
+    told = await copied.wait_for_log("ASTROMESH_ADVERTISE_URL is")
+    assert seed.url in told
+    assert "where another node answers (seed)" in told
+
+
 async def test_a_node_that_no_seed_takes_in_says_so(mesh: Meshed) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"

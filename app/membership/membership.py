@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from app.call import Headers
 from app.config.profile import MeshSettings
 from app.connection import BrokenError
+from app.context import background
 from app.errors import NodeError, NotBegun
 from app.membership.addresses import Addresses
 from app.membership.metrics import MeshMetrics
@@ -62,6 +63,7 @@ class Membership:
         self, me: Self, settings: MeshSettings, client: NodeClient, line: tuple[Upstream, Signer | None], registry: CollectorRegistry
     ) -> None:
         self._me, self._settings = me, settings
+        self._client = client
         self._upstream, signer = line
         self._stood_still_at = float("-inf")
         times = timings.MeshSettings(
@@ -149,6 +151,22 @@ class Membership:
         """Whether this node is alone though it has seeds, and is not one of them itself: the first one of a mesh waits for the others."""
         return bool(self._settings.seeds) and not self.view.others and self.view.me.url not in self._settings.seeds
 
+    async def _ask_own_address(self) -> None:
+        """A node that is alone looks whether the address it was given is another's: a seed's, say, which would then never be asked."""
+        url = self.view.me.url
+        try:
+            async with asyncio.timeout(ALONE_S):
+                _, raw = await self._client.fetch(url, "/v1/system/status", background(), MAX_ANSWER_BYTES)
+                told = json.loads(raw)
+        except (TimeoutError, NotSentError, BrokenError, ValueError, RecursionError):
+            return
+        if isinstance(told, dict) and told.get("node_id") not in (None, self._me.node_id):
+            log.warning(
+                "ASTROMESH_ADVERTISE_URL is %s, where another node answers (%s); write how others reach this one",
+                url,
+                told.get("node_name"),
+            )
+
     def _why_alone(self) -> str:
         told = "; ".join(f"{url}: {reason}" for url, reason in list(self._loop.unanswered.items())[:4])
         seeds = ", ".join(self._settings.seeds)
@@ -159,8 +177,11 @@ class Membership:
 
     async def _renew(self) -> None:
         machine, clock = MachineLoad(), asyncio.get_running_loop().time
-        due, tell_at = clock(), clock() + ALONE_S
+        due, tell_at, ask_at = clock(), clock() + ALONE_S, clock() + ALONE_S
         while True:
+            if not self.view.others and clock() >= ask_at and self._me.advertise_url:
+                ask_at = float("inf")
+                await self._ask_own_address()
             if not self._is_lost:
                 tell_at = clock() + ALONE_S
             elif clock() >= tell_at:
