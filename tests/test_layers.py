@@ -13,7 +13,15 @@ MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("
 SERVICES = sorted(path.parent.name for path in APP.glob("services/*/__init__.py"))
 FOR_SERVICES = {"app.services.contract", "app.call", "app.context", "app.errors", "app.body", "app.sse", "app.session"}
 FOR_SERVICES |= {"app", "app.tracing", "app.genai"}
-FOR_SERVICES |= {"app.config.yaml", "app.config.address", "app.config.secret", "app.config.variables", "app.outbound", "app.metrics"}
+FOR_SERVICES |= {
+    "app.config.yaml",
+    "app.config.address",
+    "app.config.secret",
+    "app.config.variables",
+    "app.outbound",
+    "app.metrics",
+    "app.query",
+}
 FOR_SERVICES |= {"app.frames"}
 CHAIN = ("app.__main__", "app.node", "app.front", "app.placement", "app.forward", "app.peers")
 PROGRAMS = ("app.__main__", "app.healthcheck", "app.cli.__main__")

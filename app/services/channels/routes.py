@@ -8,12 +8,13 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from app.body import JSONAnswer, parse_json
-from app.errors import BadRequest, Conflict, NotFound
+from app.errors import Conflict, NotFound
+from app.query import whole_number
 from app.services.channels.channel import Channel
 from app.services.channels.message import Delivery
 
 BOXES = ("inbox", "outbox")
-MAX_ROWS = 1_000
+DEFAULT_ROWS, MAX_ROWS = 100, 1_000
 
 
 class Correspondence(Protocol):
@@ -43,7 +44,9 @@ def routes(channels: Correspondence) -> Sequence[BaseRoute]:
 
     async def letters(request: Request) -> Response:
         box = _box(request)
-        found = await channels.letters(request.path_params["name"], box, request.query_params.get("state"), _limit(request))
+        found = await channels.letters(
+            request.path_params["name"], box, request.query_params.get("state"), whole_number(request, "limit", MAX_ROWS) or DEFAULT_ROWS
+        )
         return JSONAnswer({box: found, "count": len(found)})
 
     async def retry(request: Request) -> Response:
@@ -74,10 +77,3 @@ def _box(request: Request) -> str:
     if box not in BOXES:
         raise NotFound(f"There is no {box!r} in a channel; there is {', '.join(BOXES)} and webhook.")
     return box
-
-
-def _limit(request: Request) -> int:
-    given = request.query_params.get("limit", "100")
-    if not (given.isascii() and given.isdigit() and len(given) <= 9 and 0 < int(given) <= MAX_ROWS):
-        raise BadRequest(f"limit is {given[:40]!r}; give a whole number from 1 to {MAX_ROWS}.", param="limit")
-    return int(given)

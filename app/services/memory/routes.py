@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Route
 from app.body import JSONAnswer, read_json, validator
 from app.context import current
 from app.errors import BadRequest, SessionNotFound
+from app.query import whole_number
 from app.services.memory.conversation import Conversation, History, check_turn_id, conversation, new_turn_id
 from app.services.memory.runs import Run, RunKey
 from app.session import check_session_id
@@ -40,7 +41,7 @@ def routes(memory: Histories) -> Sequence[BaseRoute]:
 
     async def read(request: Request) -> Response:
         of = _conversation(request)
-        history = await memory.history(of, _max_turns(request))
+        history = await memory.history(of, whole_number(request, "max_turns"))
         if not history.turns:
             raise SessionNotFound(f"There is no history of session {of.session!r} with agent {of.agent!r} here.", param="session_id")
         turns = [{"turn_id": t.turn_id, "created_at": t.created_at, "messages": json.loads(t.messages)} for t in history.turns]
@@ -98,12 +99,3 @@ def _run_key(request: Request) -> RunKey:
 def _told(run: Run) -> dict[str, Any]:
     answer = {"answer": json.loads(run.answer) if run.answer else None} if run.state == "done" else {}
     return {"state": run.state, "attempt": run.attempt, "session_id": run.session, **answer}
-
-
-def _max_turns(request: Request) -> int | None:
-    given = request.query_params.get("max_turns")
-    if given is None:
-        return None
-    if not (given.isascii() and given.isdigit() and len(given) < 10 and int(given) > 0):
-        raise BadRequest(f"max_turns is {given[:40]!r}; give a whole number above 0, or leave it out.", param="max_turns")
-    return int(given)

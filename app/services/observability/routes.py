@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from app.body import JSONAnswer
-from app.errors import BadRequest
+from app.query import whole_number
 from app.services.observability.exposition import expose
 from app.services.observability.summary import summary
 from app.services.observability.traces import Traces
@@ -25,7 +25,7 @@ def routes(registry: CollectorRegistry, traces: Traces) -> Sequence[BaseRoute]:
         return JSONAnswer(summary(registry))
 
     async def listed(request: Request) -> Response:
-        rows = traces.rows(request.query_params.get("agent") or None, _limit(request))
+        rows = traces.rows(request.query_params.get("agent") or None, whole_number(request, "limit", MAX_LIMIT) or DEFAULT_LIMIT)
         return JSONAnswer({"traces": rows, "count": len(rows)})
 
     async def one(request: Request) -> Response:
@@ -38,10 +38,3 @@ def routes(registry: CollectorRegistry, traces: Traces) -> Sequence[BaseRoute]:
         Route("/v1/traces", listed, methods=["GET"]),
         Route("/v1/traces/{trace_id}", one, methods=["GET"]),
     ]
-
-
-def _limit(request: Request) -> int:
-    given = request.query_params.get("limit", str(DEFAULT_LIMIT))
-    if not (given.isascii() and given.isdigit() and len(given) < 6 and 1 <= int(given) <= MAX_LIMIT):
-        raise BadRequest(f"limit is {given[:40]!r}; give a whole number from 1 to {MAX_LIMIT}, or leave it out.", param="limit")
-    return int(given)
