@@ -112,6 +112,7 @@ class Membership:
             group.create_task(self._end_when_over())
             group.create_task(self.peers.run())
             group.create_task(self._renew())
+            group.create_task(self._look_around())
             group.create_task(self._addresses.keep(host, port))
 
     async def receive(self, message: Message, came_from: str) -> Message:
@@ -151,6 +152,21 @@ class Membership:
         """Whether this node is alone though it has seeds, and is not one of them itself: the first one of a mesh waits for the others."""
         return bool(self._settings.seeds) and not self.view.others and self.view.me.url not in self._settings.seeds
 
+    async def _look_around(self) -> None:
+        """Say why this node is alone, once each time that it is; and early on, whether its address is another's."""
+        clock = asyncio.get_running_loop().time
+        await asyncio.sleep(ALONE_S)
+        if not self.view.others and self._me.advertise_url:
+            await self._ask_own_address()
+        tell_at = clock()
+        while True:
+            if not self._is_lost:
+                tell_at = clock() + ALONE_S
+            elif clock() >= tell_at:
+                tell_at = float("inf")
+                log.warning("this node is alone in its mesh: %s", self._why_alone())
+            await asyncio.sleep(RENEW_S)
+
     async def _ask_own_address(self) -> None:
         """A node that is alone looks whether the address it was given is another's: a seed's, say, which would then never be asked."""
         url = self.view.me.url
@@ -177,16 +193,8 @@ class Membership:
 
     async def _renew(self) -> None:
         machine, clock = MachineLoad(), asyncio.get_running_loop().time
-        due, tell_at, ask_at = clock(), clock() + ALONE_S, clock() + ALONE_S
+        due = clock()
         while True:
-            if not self.view.others and clock() >= ask_at and self._me.advertise_url:
-                ask_at = float("inf")
-                await self._ask_own_address()
-            if not self._is_lost:
-                tell_at = clock() + ALONE_S
-            elif clock() >= tell_at:
-                tell_at = float("inf")  # once, until it has met somebody
-                log.warning("this node is alone in its mesh: %s", self._why_alone())
             if clock() >= due:  # more often is of no use: a load is told with a heartbeat
                 cpu_percent, memory_percent = machine.cpu_percent(), machine.memory_percent()
                 due = clock() + self._settings.heartbeat_interval
