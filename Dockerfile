@@ -8,7 +8,7 @@ RUN command -v strip || ! command -v apt-get || { apt-get update -qq && apt-get 
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_TRUSTED_HOST
-# requirements-otel.lock adds the export of traces.
+# requirements-all.lock adds the export of traces.
 ARG LOCK=requirements.lock
 COPY ${LOCK} /requirements.lock
 # The venv has no pip of its own. Bytecode is unchecked: nothing changes below /opt/venv, and layers do not keep mtimes to check by.

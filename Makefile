@@ -50,8 +50,8 @@ bench-mesh: .venv/.dev ## measure the mesh next to serf and kinship; MINUTES=10 
 
 lock: .venv/.dev ## resolve the locks anew from pyproject.toml; UPGRADE=1 takes newer versions
 	$(UV_COMPILE) $(if $(UPGRADE),--upgrade) -o requirements.lock
-	$(UV_COMPILE) $(if $(UPGRADE),--upgrade) --extra otel -c requirements.lock -o requirements-otel.lock
-	$(UV_COMPILE) $(if $(UPGRADE),--upgrade) --extra otel --group dev -c requirements-otel.lock -o requirements-dev.lock
+	$(UV_COMPILE) $(if $(UPGRADE),--upgrade) --all-extras -c requirements.lock -o requirements-all.lock
+	$(UV_COMPILE) $(if $(UPGRADE),--upgrade) --all-extras --group dev -c requirements-all.lock -o requirements-dev.lock
 
 # A link, so that it is the checkout's own command wherever it is called from.
 $(CTL): | .venv/bin/python

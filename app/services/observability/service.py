@@ -22,7 +22,7 @@ _LAG = "How much later than asked for the event loop woke up, measured once a se
 _LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _NO_EXTRA = (
     "OTEL_EXPORTER_OTLP_ENDPOINT is set, but OpenTelemetry's exporter is not installed, so no spans are sent: "
-    "install the extra [otel] (pip install -r requirements-otel.lock), or unset the variable"
+    "install the extra [otel] (pip install -r requirements-all.lock), or unset the variable"
 )
 log = logging.getLogger(__name__)
 

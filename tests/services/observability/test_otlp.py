@@ -188,4 +188,4 @@ async def test_without_the_extra_a_node_serves_and_says_what_to_install(tmp_path
         environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "PYTHONPATH": str(hidden.parent)}
         node = await start(stack, profile(tmp_path / "plain.yaml", ["tools"]), tmp_path / "data", **environ)
         line = await node.wait_for_log("OTEL_EXPORTER_OTLP_ENDPOINT is set")
-        assert "requirements-otel.lock" in line
+        assert "requirements-all.lock" in line
