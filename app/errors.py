@@ -11,11 +11,16 @@ NodeError (500 internal_error)
 │   ├── AgentNotFound (404 agent_not_found)
 │   ├── SessionNotFound (404 session_not_found)
 │   ├── ToolNotFound (404 tool_not_found)
-│   └── TraceNotFound (404 trace_not_found)
+│   ├── TraceNotFound (404 trace_not_found)
+│   ├── CollectionNotFound (404 collection_not_found)
+│   ├── DocumentNotFound (404 document_not_found)
+│   └── JobNotFound (404 job_not_found)
 ├── MethodNotAllowed (405 method_not_allowed)
 ├── RequestTimeout (408 request_timeout)
 ├── Conflict (409 conflict)
-│   └── RunUnderWay (409 run_under_way)
+│   ├── RunUnderWay (409 run_under_way)
+│   ├── EmbeddingMismatch (409 embedding_mismatch): vectors of another model or dimension than the collection's
+│   └── LeaseLost (409 lease_lost): another process works on it by now, or it was cancelled
 ├── BodyTooLarge (413 body_too_large)
 ├── UnsupportedMediaType (415 unsupported_media_type)
 ├── Misdirected (421 misdirected)
@@ -115,6 +120,18 @@ class TraceNotFound(NotFound):
     code = "trace_not_found"
 
 
+class CollectionNotFound(NotFound):
+    code = "collection_not_found"
+
+
+class DocumentNotFound(NotFound):
+    code = "document_not_found"
+
+
+class JobNotFound(NotFound):
+    code = "job_not_found"
+
+
 class MethodNotAllowed(NodeError):
     status, code, type = 405, "method_not_allowed", "invalid_request_error"
 
@@ -129,6 +146,14 @@ class Conflict(NodeError):
 
 class RunUnderWay(Conflict):
     code = "run_under_way"
+
+
+class EmbeddingMismatch(Conflict):
+    code = "embedding_mismatch"
+
+
+class LeaseLost(Conflict):
+    code = "lease_lost"
 
 
 class BodyTooLarge(NodeError):

@@ -1,0 +1,1 @@
+"""Knowledge: collections of documents, searched by words and by meaning, for people and for agents (`knowledge_search`)."""
