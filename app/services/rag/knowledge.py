@@ -27,8 +27,8 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class Chunking:
-    """How documents are cut: ``strategy`` is recursive (headings, paragraphs, sentences, words), sentence or fixed; ``size`` and ``overlap``
-    are in ``unit``, characters or tokens; ``separators``, where given, are what recursive cuts at instead, the strongest first."""
+    """How to cut documents: ``strategy`` is recursive (headings, paragraphs, sentences, words), sentence or fixed; ``size`` and ``overlap``
+    are in ``unit``, characters or tokens. ``separators`` are what recursive cuts at instead, the strongest first."""
 
     strategy: str = "recursive"
     size: int = 1000
