@@ -31,7 +31,13 @@ class KnowledgeStore(Protocol):
 
     @property
     def vectors(self) -> str:
-        """What searches vectors, and its version ("sqlite-vec 0.1.9", "numpy 2.4.6", "pgvector 0.8.1"); "" where nothing can."""
+        """What searches vectors, and its version ("sqlite-vec 0.1.9", "numpy 2.4.6", "pgvector 0.8.1"); "" where nothing can. Known once the
+        store is open; asking imports nothing."""
+        ...
+
+    @property
+    def no_vectors(self) -> str:
+        """Why nothing can search vectors, and the remedy; "" where something can."""
         ...
 
     def open(self) -> AbstractAsyncContextManager[None]:
