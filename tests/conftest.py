@@ -1,5 +1,9 @@
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import settings
+
+from tests.databases.server import Server, server
 
 # The same examples every time: whether a change is sound must not hang on the luck of a run. Edit the seed away to look for more.
 # And no deadline for an example, which a machine with other work misses now and then.
@@ -10,3 +14,45 @@ settings.load_profile("suite")
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A real PostgreSQL with pgvector, for tests that leave it as they found it (marker databases)."""
+    with server("postgres") as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[Server]:
+    """A real Redis, for tests that leave it as they found it (marker databases)."""
+    with server("redis") as made:
+        yield made
+
+
+@pytest.fixture
+def postgres_url(postgres: Server) -> Iterator[str]:
+    """The URL of an empty database."""
+    with postgres.database() as url:
+        yield url
+
+
+@pytest.fixture
+def redis_url(redis: Server) -> Iterator[str]:
+    """The URL of an empty database."""
+    with redis.database() as url:
+        yield url
+
+
+@pytest.fixture
+def troubled_postgres() -> Iterator[Server]:
+    """A PostgreSQL of the test's own, to kill and to pause."""
+    with server("postgres") as made:
+        yield made
+
+
+@pytest.fixture
+def troubled_redis() -> Iterator[Server]:
+    """A Redis of the test's own, to kill and to pause."""
+    with server("redis") as made:
+        yield made

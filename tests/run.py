@@ -86,6 +86,7 @@ def missing_files() -> str:
     return f"a process may open {hard} files here, and 11000 are needed; raise the hard limit (`ulimit -Hn`)" if few else ""
 
 
+FAST = "not compose and not image and not netns and not mesh30 and not hostile and not databases"
 LOCKED_DOWN = ("--network", "none", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL")
 
 SUITES = (
@@ -99,7 +100,7 @@ SUITES = (
             (str(Path(sys.executable).parent / "shellcheck"), "entrypoint.sh", "app/cli/astromeshctl", ".ci/run"),
         ),
     ),
-    Suite("fast", 120, ((*PYTEST, *PARALLEL, "-m", "not compose and not image and not netns and not mesh30 and not hostile"),)),
+    Suite("fast", 120, ((*PYTEST, *PARALLEL, "-m", FAST),)),
     Suite(
         "image",
         240,
@@ -115,6 +116,12 @@ SUITES = (
         (("docker", "run", "--rm", *LOCKED_DOWN, "astromesh:test"),),
         missing_engine,
         needs="image",
+    ),
+    Suite(
+        "databases",
+        180,
+        (("docker", "build", "-q", "-t", "astromesh-databases:test", "tests/databases"), (*PYTEST, "-m", "databases")),
+        missing_engine,
     ),
     Suite("hostile", 120, ((*PYTEST, "-m", "hostile"),), missing_files),
     Suite("api-fuzz", 90, ((sys.executable, "-m", "tests.api_fuzz"),)),
