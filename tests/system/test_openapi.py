@@ -188,6 +188,8 @@ async def converse(recorder: Recorder) -> None:
     for _ in range(2):
         await ask("PUT", HISTORY + "/turns/{turn_id}", TURN, turn_id="t1", **demo)
     await ask("PUT", HISTORY + "/turns/{turn_id}", {"messages": [{"role": "user", "content": "other"}]}, turn_id="t1", **demo)
+    await ask("PUT", HISTORY + "/summary", {"turn_id": "t1", "text": "They greeted each other."}, **demo)
+    await ask("GET", HISTORY, **demo)
     record = {"token": "t", "fingerprint": "0" * 64, "state": "running"}
     for state in ("running", "done", "done"):
         await ask("PUT", "/v1/memory/{agent}/runs/{session}/{key}", {**record, "state": state}, key="1" * 64, **demo)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from app.errors import BadRequest, BodyTooLarge
+from app.errors import BadRequest, BodyTooLarge, Conflict
 from app.session import check_session_id
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
@@ -52,11 +52,38 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Summary:
+    """What was said up to and with the turn ``turn_id``, in short. The turns themselves stay."""
+
+    turn_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class History:
     """The newest turns of a conversation, oldest first; ``truncated`` says that older ones did not fit into the answer."""
 
     turns: tuple[Turn, ...]
     truncated: bool = False
+    summary: Summary | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Which part of a history is asked for: its newest turns, so many and in so many bytes at most; the newest one always. None: as much
+    as the settings allow."""
+
+    max_turns: int | None = None
+    max_bytes: int | None = None
+
+    def turns(self, settings: MemorySettings) -> int:
+        return min(self.max_turns or settings.max_turns_per_session, settings.max_turns_per_session)
+
+    def bytes(self, settings: MemorySettings) -> int:
+        return min(self.max_bytes or settings.max_history_bytes, settings.max_history_bytes)
+
+
+WHOLE = Part()
 
 
 def conversation(agent: str, principal: str, session: str) -> Conversation:
@@ -83,6 +110,12 @@ def encode_messages(messages: list[dict[str, Any]], limit: int) -> bytes:
             f"The turn has {len(encoded)} bytes; memory keeps at most {limit} (spec.memory.max_turn_bytes).", param="messages"
         )
     return encoded
+
+
+def check_same(there: bytes, messages: bytes, turn_id: str) -> None:
+    """That a turn which is sent again is the one that is kept. Raises Conflict."""
+    if there != messages and json.loads(there) != json.loads(messages):
+        raise Conflict(f"Turn {turn_id!r} is there with other messages; give a new turn an id of its own.", param="turn_id")
 
 
 def _check_name(name: str, param: str, what: str) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from app.body import JSONAnswer, read_json, validator
 from app.context import current
 from app.errors import BadRequest, SessionNotFound
 from app.query import whole_number
-from app.services.memory.conversation import Conversation, History, check_turn_id, conversation, new_turn_id
+from app.services.memory.conversation import Conversation, History, Part, Summary, check_turn_id, conversation, new_turn_id
 from app.services.memory.runs import Run, RunKey
 from app.session import check_session_id
 
@@ -24,8 +24,9 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 class Histories(Protocol):
     """What the routes need of the service."""
 
-    async def history(self, of: Conversation, max_turns: int | None) -> History: ...
-    async def append(self, to: Conversation, turn_id: str, messages: list[dict[str, Any]]) -> bool: ...
+    async def history(self, of: Conversation, part: Part) -> History: ...
+    async def append(self, to: Conversation, turn_id: str, messages: list[dict[str, Any]], ttl_s: float | None) -> bool: ...
+    async def summarise(self, of: Conversation, summary: Summary) -> bool: ...
     async def clear(self, of: Conversation) -> int: ...
 
     @property
@@ -37,24 +38,35 @@ class Histories(Protocol):
 
 def routes(memory: Histories) -> Sequence[BaseRoute]:
     requests = json.loads(files(__package__).joinpath("schema.json").read_bytes())["requests"]
-    turn_schema, run_schema = validator(requests["turn"]), validator(requests["run"])
+    return [*_of_histories(memory, requests), *_of_runs(memory, requests)]
+
+
+def _of_histories(memory: Histories, requests: Mapping[str, Any]) -> Sequence[BaseRoute]:
+    turn_schema, summary_schema = validator(requests["turn"]), validator(requests["summary"])
 
     async def read(request: Request) -> Response:
         of = _conversation(request)
-        history = await memory.history(of, whole_number(request, "max_turns"))
+        history = await memory.history(of, Part(whole_number(request, "max_turns"), whole_number(request, "max_bytes")))
         if not history.turns:
             raise SessionNotFound(f"There is no history of session {of.session!r} with agent {of.agent!r} here.", param="session_id")
         turns = [{"turn_id": t.turn_id, "created_at": t.created_at, "messages": json.loads(t.messages)} for t in history.turns]
         flat = [message for turn in turns for message in turn["messages"]]
-        more = {"truncated": True} if history.truncated else {}
+        more: dict[str, Any] = {"truncated": True} if history.truncated else {}
+        if history.summary:
+            more["summary"] = {"turn_id": history.summary.turn_id, "text": history.summary.text}
         return JSONAnswer({"agent": of.agent, "session_id": of.session, "turns": turns, "messages": flat, **more})
 
     async def add(request: Request) -> Response:
         of = _conversation(request)
         turn_id = check_turn_id(request.path_params.get("turn_id") or new_turn_id())
         body = await read_json(request, turn_schema)
-        added = await memory.append(of, turn_id, body["messages"])
+        added = await memory.append(of, turn_id, body["messages"], body.get("ttl_s"))
         return JSONAnswer({"turn_id": turn_id, "session_id": of.session, "agent": of.agent}, 201 if added else 200)
+
+    async def summarise(request: Request) -> Response:
+        of, body = _conversation(request), await read_json(request, summary_schema)
+        kept = await memory.summarise(of, Summary(check_turn_id(body["turn_id"]), body["text"]))
+        return JSONAnswer({"agent": of.agent, "session_id": of.session, "kept": kept})
 
     async def clear(request: Request) -> Response:
         of = _conversation(request)
@@ -62,6 +74,17 @@ def routes(memory: Histories) -> Sequence[BaseRoute]:
 
     async def history(request: Request) -> Response:
         return await {"GET": read, "HEAD": read, "POST": add, "DELETE": clear}[request.method](request)
+
+    path = "/v1/memory/{agent}/history/{session}"
+    return [
+        Route(path, history, methods=["GET", "POST", "DELETE"]),
+        Route(path + "/turns/{turn_id}", add, methods=["PUT"]),
+        Route(path + "/summary", summarise, methods=["PUT"]),
+    ]
+
+
+def _of_runs(memory: Histories, requests: Mapping[str, Any]) -> Sequence[BaseRoute]:
+    run_schema = validator(requests["run"])
 
     async def run(request: Request) -> Response:
         of, session = _run_key(request), check_session_id(request.path_params["session"])
@@ -77,12 +100,7 @@ def routes(memory: Histories) -> Sequence[BaseRoute]:
             return JSONAnswer(_told(claimed) | {"lease_s": memory.run_lease_s})
         return JSONAnswer({"state": body["state"]})
 
-    path = "/v1/memory/{agent}/history/{session}"
-    return [
-        Route(path, history, methods=["GET", "POST", "DELETE"]),
-        Route(path + "/turns/{turn_id}", add, methods=["PUT"]),
-        Route("/v1/memory/{agent}/runs/{session}/{key}", run, methods=["PUT"]),
-    ]
+    return [Route("/v1/memory/{agent}/runs/{session}/{key}", run, methods=["PUT"])]
 
 
 def _conversation(request: Request) -> Conversation:

@@ -1,186 +1,65 @@
-"""Conversations in SQLite, shared by several processes of one host, one of which may be frozen in the middle of a write.
+"""What every store of conversations does, wherever it keeps them; tests/services/memory/test_store.py says it in full."""
 
-SQLite lets one process write a file at a time, and a frozen one would keep that right for ever. So nobody writes a file of somebody else:
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
 
-- Each process takes the lowest free slot, `conversations-<n>.sqlite`, by a flock on `conversations-<n>.lock` that it holds for life. The
-  kernel drops the lock with the process, so kill -9 leaves nothing locked and a restarted node finds its slot again.
-- Reads merge all slot files (in WAL mode a reader waits for no writer), ordered by (sequence, created_us, turn_id), each turn id once.
-- An append goes to one's own file, with sequence = 1 + the highest that any file has for the conversation. Two processes that append at
-  the same moment share a number; time, then turn id, decides between them, alike for every reader.
-- A delete writes into one's own file that the conversation is cleared up to a sequence. Every read honours that mark at once, whoever
-  holds the rows. The rows themselves go with the delete from one's own file and from files that nobody holds, from a live process's file
-  at its next sweep, and from a frozen one's when it thaws. A mark goes when no file has rows under it.
-
-Reads take the rows first and the marks after, so that a delete in between hides all of a history and never shows a part of it.
-All methods block: the service calls them in threads, `history` in any and the others, which write, in one.
-"""
-
-import heapq
-import itertools
-import json
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
-from pathlib import Path
-
-from app.errors import Conflict, StoreUnavailable
-from app.services.memory import slots
-from app.services.memory.conversation import Conversation, History, MemorySettings, Turn
-from app.services.memory.ledger import Ledger
+from app.services.memory.conversation import Conversation, History, Part, Summary
+from app.services.memory.runs import Run, RunKey
 
 
-class ConversationStore:
-    """The conversations of one data directory. ``history`` may be called in many threads at once, whatever writes in one at a time."""
+class Store(Protocol):
+    """Conversations and runs. Every method but ``place`` and ``store_id`` raises StoreUnavailable, with what to do, where it cannot do its
+    work now; what had begun when its caller left is done whole, or not at all."""
 
-    def __init__(self, folder: Path, settings: MemorySettings) -> None:
-        self._folder = folder
-        self._settings = settings
-        self._readers: list[dict[Path, Ledger]] = []
-        self._local = threading.local()
+    @property
+    def place(self) -> str:
+        """Where it keeps them, for people: "SQLite in /data/memory". Without any password."""
+        ...
 
-    def open(self) -> None:
-        """Take a slot. Raises StoreUnavailable, or ConfigError for a file of a newer build."""
-        self._slot = slots.claim(self._folder)
-        try:
-            self._own = Ledger(self._slot.path, write=True)
-        except BaseException:
-            self._slot.release()
-            raise
+    @property
+    def store_id(self) -> str | None:
+        """12 hex digits, the same for all that share the place; None until a place elsewhere has told it."""
+        ...
 
-    def close(self) -> None:
-        """Let go of everything; no other call may be under way."""
-        for opened in self._readers:
-            for ledger in opened.values():
-                ledger.close()
-        self._readers.clear()
-        self._local = threading.local()
-        self._own.close()
-        self._slot.release()
+    def open(self) -> AbstractAsyncContextManager[None]:
+        """Acquire on enter, release on exit. A place elsewhere that cannot be reached now is no error here. Raises ConfigError for what no
+        waiting mends."""
+        ...
 
-    def append(self, to: Conversation, turn_id: str, messages: bytes) -> bool:
-        """Add a turn; False when the very same one is there already. Raises Conflict when another has its id."""
-        ledgers = [self._own, *self._others()]
-        with self._own.transaction():
-            cleared = max(ledger.cleared(to) for ledger in ledgers)
-            for there in (ledger.turn(to, turn_id) for ledger in ledgers):
-                if there and there.sequence > cleared:
-                    _check_same(there, messages)
-                    return False
-            sequence = 1 + max(cleared, *(ledger.last(to) for ledger in ledgers))
-            self._own.forget(to, max(cleared, sequence - self._settings.max_turns_per_session))
-            self._own.add(to, Turn(sequence, _now_us(), turn_id, messages))
-        return True
+    async def append(self, to: Conversation, turn_id: str, messages: bytes, ttl_s: float | None) -> bool:
+        """Add a turn; False when the very same one is there already. Raises Conflict when another has its id. ``ttl_s``: how long the
+        conversation stays when no further turn comes; None: for ever."""
+        ...
 
-    def history(self, of: Conversation, max_turns: int | None = None) -> History:
-        """The last ``max_turns`` turns, oldest first; empty when there is none."""
-        limit = min(max_turns or self._settings.max_turns_per_session, self._settings.max_turns_per_session)
-        turns, size, beyond = list[Turn](), 0, 0
-        with self._newest_first(of) as newest:
-            for turn in itertools.islice(newest, limit):
-                size += len(turn.messages)
-                if turns and size > self._settings.max_history_bytes:
-                    beyond = turn.sequence
-                    break
-                turns.append(turn)
-        cleared = max(ledger.cleared(of) for ledger in self._all())
-        kept = tuple(turn for turn in reversed(turns) if turn.sequence > cleared)
-        return History(kept, truncated=beyond > cleared)
+    async def history(self, of: Conversation, part: Part) -> History:
+        """The newest turns, oldest first, and the summary of what was before; no turns where there is no such conversation."""
+        ...
 
-    def clear(self, of: Conversation) -> int:
-        """Delete a conversation; the number of turns it had."""
-        others = self._others()
-        ledgers = [self._own, *others]
-        with self._own.transaction():
-            cleared = max(ledger.cleared(of) for ledger in ledgers)
-            turns = set[str]().union(*(ledger.turn_ids(of, cleared) for ledger in ledgers))
-            through = max(ledger.last(of) for ledger in ledgers)
-            if any(ledger.last(of) for ledger in others):
-                self._own.mark(of, through)
-            self._own.forget(of, through)
-        self._own.scrub()
-        self.sweep()
-        return len(turns)
+    async def summarise(self, of: Conversation, summary: Summary) -> bool:
+        """Keep a summary; False where its last turn is not there, or the one that is kept covers as much."""
+        ...
 
-    def sweep(self) -> None:
-        """Remove the rows that marks hide, from one's own file and from those that nobody holds, and the marks that hide no more rows."""
-        readers = self._all()
-        hidden: dict[Conversation, int] = {}
-        for ledger in readers:
-            for of, through in ledger.marks().items():
-                hidden[of] = max(through, hidden.get(of, 0))
-        if not hidden:
-            return
-        with self._writable() as writable:
-            for ledger in writable:
-                with ledger.transaction():
-                    for of, through in hidden.items():
-                        ledger.forget(of, through)
-                ledger.scrub()
-            for ledger in writable:
-                idle = [of for of, through in ledger.marks().items() if not _has_rows(readers, of, through)]
-                with ledger.transaction():
-                    for of in idle:
-                        ledger.unmark(of)
+    async def clear(self, of: Conversation) -> int:
+        """Delete a conversation with its summary and what was answered in it; the number of turns it had. Seen by all at once."""
+        ...
 
-    def probe(self) -> None:
-        """Write something. Raises StoreUnavailable when conversations could not be written."""
-        with self._own.transaction():
-            self._own.probe(_now_us())
+    async def claim(self, of: RunKey, session: str, token: str, fingerprint: str) -> Run:
+        """Begin a run, or go on with it (each call renews its lease), or get the one that is done. At most one of several that claim a key
+        at once gets it. Raises RunUnderWay, KeyReused, and Conflict for a token whose run has been taken over or has ended."""
+        ...
 
-    @contextmanager
-    def _writable(self) -> Iterator[list[Ledger]]:
-        """One's own file and those of processes that are gone, whose slots are held meanwhile."""
-        with ExitStack() as stack:
-            ledgers = [self._own]
-            for path in slots.files(self._folder):
-                if path != self._slot.path and (slot := slots.try_claim(path)):
-                    stack.callback(slot.release)
-                    ledgers.append(stack.enter_context(closing(Ledger(path, write=True))))
-            yield ledgers
+    async def finish(self, of: RunKey, token: str, answer: bytes) -> None:
+        """Keep the answer of a run that is still its token's; one that is too large is remembered as done. Raises Conflict."""
+        ...
 
-    @contextmanager
-    def _newest_first(self, of: Conversation) -> Iterator[Iterator[Turn]]:
-        """Merge all files. Of two turns with one id (two nodes given it at once) the later counts, so any window of n stays exact."""
-        with ExitStack() as stack:
-            rows = [stack.enter_context(closing(ledger.newest_first(of))) for ledger in self._all()]
-            yield _each_id_once(heapq.merge(*rows, reverse=True))
+    async def release(self, of: RunKey, token: str) -> None:
+        """The run has ended without an answer: the next one may begin at once."""
+        ...
 
-    def _others(self) -> list[Ledger]:
-        return [ledger for ledger in self._all() if ledger.path != self._slot.path]
+    async def sweep(self) -> None:
+        """Remove what is due: conversations that nobody has used for their time, runs that are too old or too many."""
+        ...
 
-    def _all(self) -> list[Ledger]:
-        """This thread's readers of all files; new processes bring new files at any time."""
-        opened: dict[Path, Ledger] | None = getattr(self._local, "opened", None)
-        if opened is None:
-            opened = self._local.opened = {}
-            self._readers.append(opened)
-        with slots.storage_errors(self._folder):
-            paths = slots.files(self._folder)
-        if self._slot.path not in paths:
-            raise StoreUnavailable(f"{self._slot.path} is gone while in use; restore the data directory and restart the node.")
-        for path in paths:
-            if path not in opened:
-                opened[path] = Ledger(path)
-        return [opened[path] for path in paths]
-
-
-def _each_id_once(turns: Iterator[Turn]) -> Iterator[Turn]:
-    seen = set[str]()
-    for turn in turns:
-        if turn.turn_id not in seen:
-            seen.add(turn.turn_id)
-            yield turn
-
-
-def _has_rows(ledgers: list[Ledger], of: Conversation, through: int) -> bool:
-    return any(first is not None and first <= through for first in (ledger.first(of) for ledger in ledgers))
-
-
-def _check_same(there: Turn, messages: bytes) -> None:
-    if there.messages != messages and json.loads(there.messages) != json.loads(messages):
-        raise Conflict(f"Turn {there.turn_id!r} is there with other messages; give a new turn an id of its own.", param="turn_id")
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1000
+    async def probe(self) -> None:
+        """Write something."""
+        ...

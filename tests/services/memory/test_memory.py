@@ -20,6 +20,8 @@ from app.errors import BadRequest, BodyTooLarge, Conflict, InvalidBody, NodeErro
 from app.services.memory import Memory
 from app.services.memory import service as memory_service
 from app.services.memory.conversation import MemorySettings, conversation
+from app.services.memory.sqlite import SQLiteStore
+from app.services.memory.sqlite_ledger import Ledger
 from tests.support import mounted, node_context
 
 TURN = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]
@@ -31,6 +33,11 @@ async def memory(folder: Path, **config: Any) -> AsyncIterator[tuple[ASGIApp, Me
     service = Memory(config, node_context(folder))
     async with mounted(service) as app:
         yield app, service
+
+
+def ledger(service: Memory) -> Ledger:
+    assert isinstance(service._store, SQLiteStore)
+    return service._store.conversations._own
 
 
 async def ask(app: ASGIApp, method: str, path: str = PATH, body: Any = None, principal: str = "") -> tuple[int, Any]:
@@ -170,7 +177,7 @@ async def test_a_write_that_waits_for_the_disk_holds_up_no_read(tmp_path: Path) 
 async def test_the_check_writes_and_names_what_is_wrong(tmp_path: Path) -> None:
     async with memory(tmp_path) as (_, service):
         assert (await service.check())["memory"].status == "ok"
-        service._store._own._sql.execute("PRAGMA query_only = ON")
+        ledger(service)._sql.execute("PRAGMA query_only = ON")
         failed = (await service.check())["memory"]
         assert failed.status == "error"
         assert "writable for" in failed.message
@@ -188,7 +195,7 @@ async def test_waits_and_failures_are_counted_apart_for_reads_and_writes(tmp_pat
         await ask(app, "GET")
         await ask(app, "GET")
         assert (told("queue_wait_seconds_count"), told("failures_total")) == ([2, 1], [0, 0])
-        service._store._own._sql.execute("PRAGMA query_only = ON")
+        ledger(service)._sql.execute("PRAGMA query_only = ON")
         with pytest.raises(StoreUnavailable):
             await put(app, "t2")
         assert (told("queue_wait_seconds_count"), told("failures_total")) == ([2, 2], [0, 1])
@@ -215,7 +222,7 @@ async def test_background_work_removes_what_another_node_deleted(tmp_path: Path)
         await put(app, "t1")
         await ask(other, "DELETE")
         async with asyncio.timeout(10):
-            while service._store._own.last(conversation("assistant", "", "s-1")):
+            while ledger(service).last(conversation("assistant", "", "s-1")):
                 await service.check()
 
 

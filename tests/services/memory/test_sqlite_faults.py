@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from app.errors import ConfigError, StoreUnavailable
-from app.services.memory import slots
+from app.services.memory import sqlite_slots as slots
 from app.services.memory.conversation import Conversation, MemorySettings
-from app.services.memory.store import ConversationStore
+from app.services.memory.sqlite_conversations import ConversationStore
 
 OF = Conversation("a", "", "s")
 SAID = b'[{"role":"user","content":"x"}]'

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from app.services.memory.conversation import Conversation, MemorySettings
-from app.services.memory.store import ConversationStore
-from tests.services.memory import processes
+from app.services.memory.sqlite_conversations import ConversationStore
+from tests.services.memory import sqlite_processes as processes
 
 OF = Conversation("a", "", "s")
 

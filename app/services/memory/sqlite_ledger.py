@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.services.memory import slots
+from app.services.memory import sqlite_slots as slots
 from app.services.memory.conversation import Conversation, Turn
 
 _KEY = "agent = ? AND principal = ? AND session = ?"
@@ -97,6 +97,20 @@ class Ledger:
 
     def unmark(self, of: Conversation) -> None:
         self._sql.execute(f"DELETE FROM cleared WHERE {_KEY}", _key(of))
+
+    def expire(self, of: Conversation, used_us: int, ttl_s: float | None) -> None:
+        """Note that a conversation, last used now, is to go when it has not been used for so long; None: that it stays."""
+        self._sql.execute(f"DELETE FROM expiry WHERE {_KEY}", _key(of))
+        if ttl_s is not None:
+            self._sql.execute("INSERT INTO expiry VALUES (?, ?, ?, ?, ?)", (*_key(of), used_us, used_us + int(ttl_s * 1e6)))
+
+    def due(self, now_us: int) -> list[tuple[Conversation, int]]:
+        """The conversations that are to go unless they were used after the time beside them. None in a file of a build before such."""
+        with slots.storage_errors(self.path):
+            if not self._sql.execute("SELECT 1 FROM sqlite_schema WHERE name = 'expiry'").fetchone():
+                return []
+            rows = self._sql.execute("SELECT agent, principal, session, used_us FROM expiry WHERE due_us <= ?", (now_us,)).fetchall()
+        return [(Conversation(*key), used_us) for *key, used_us in rows]
 
     def probe(self, at_us: int) -> None:
         self._sql.execute("INSERT OR REPLACE INTO probe VALUES (1, ?)", (at_us,))

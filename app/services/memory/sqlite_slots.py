@@ -22,11 +22,13 @@ BUSY_TIMEOUT_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of slot file: what they are called, and what is in them."""
+    """A kind of slot file: what they are called, and what is in them. ``later`` is what was added to a version after files of it had been
+    made: whoever may write a file sees to it, and builds that do not know it pass it over."""
 
     name: str
     version: int
     schema: str
+    later: str = ""
 
 
 CONVERSATIONS = Kind(
@@ -44,6 +46,12 @@ CREATE TABLE cleared (
     PRIMARY KEY (agent, principal, session)
 ) WITHOUT ROWID;
 CREATE TABLE probe (id INTEGER PRIMARY KEY CHECK (id = 1), at_us INTEGER NOT NULL);
+""",
+    """
+CREATE TABLE IF NOT EXISTS expiry (
+    agent TEXT NOT NULL, principal TEXT NOT NULL, session TEXT NOT NULL, used_us INTEGER NOT NULL, due_us INTEGER NOT NULL,
+    PRIMARY KEY (agent, principal, session)
+) WITHOUT ROWID;
 """,
 )
 
@@ -117,6 +125,8 @@ def connect(path: Path, kind: Kind = CONVERSATIONS, *, write: bool) -> sqlite3.C
             raise StoreUnavailable(
                 f"{path} has version {version}, and this build knows {kind.version}; run the build that wrote it, or move the file away."
             )
+        if write and kind.later:
+            connection.executescript(kind.later)
     except BaseException:
         connection.close()
         raise

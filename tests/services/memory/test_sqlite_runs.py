@@ -13,8 +13,9 @@ import pytest
 
 from app.errors import Conflict, KeyReused, NodeError, RunUnderWay
 from app.services.memory.conversation import Conversation, MemorySettings
-from app.services.memory.runs import Run, RunKey, RunStore
-from tests.services.memory import processes
+from app.services.memory.runs import Run, RunKey
+from app.services.memory.sqlite_runs import RunStore
+from tests.services.memory import sqlite_processes as processes
 
 KEY = RunKey("assistant", "", "0" * 64)
 SAME, OTHER = "a" * 64, "b" * 64
@@ -24,7 +25,8 @@ CLAIM_AND_STOP = """
 import os, signal, sys
 from pathlib import Path
 from app.services.memory.conversation import MemorySettings
-from app.services.memory.runs import RunKey, RunStore
+from app.services.memory.runs import RunKey
+from app.services.memory.sqlite_runs import RunStore
 
 store = RunStore(Path(sys.argv[1]), MemorySettings())
 store.open()

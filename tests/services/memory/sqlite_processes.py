@@ -13,7 +13,7 @@ WRITE_FOR_EVER = """
 import sys
 from pathlib import Path
 from app.services.memory.conversation import Conversation, MemorySettings
-from app.services.memory.store import ConversationStore
+from app.services.memory.sqlite_conversations import ConversationStore
 
 store = ConversationStore(Path(sys.argv[1]), MemorySettings())
 store.open()
@@ -28,9 +28,9 @@ while True:
 STOP_INSIDE_A_TRANSACTION = """
 import os, signal, sys
 from pathlib import Path
-from app.services.memory import slots
+from app.services.memory import sqlite_slots as slots
 from app.services.memory.conversation import Conversation, MemorySettings, Turn
-from app.services.memory.store import ConversationStore
+from app.services.memory.sqlite_conversations import ConversationStore
 
 store = ConversationStore(Path(sys.argv[1]), MemorySettings())
 store.open()
