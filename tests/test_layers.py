@@ -14,6 +14,7 @@ SERVICES = sorted(path.parent.name for path in APP.glob("services/*/__init__.py"
 FOR_SERVICES = {"app.services.contract", "app.call", "app.context", "app.errors", "app.body", "app.sse", "app.session"}
 FOR_SERVICES |= {"app", "app.tracing", "app.genai"}
 FOR_SERVICES |= {
+    "app.config.backend",
     "app.config.yaml",
     "app.config.address",
     "app.config.secret",

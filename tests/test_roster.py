@@ -90,7 +90,7 @@ async def test_a_reload_reaches_every_node_that_has_agents_and_says_what_each_ha
     for name in ("one", "two"):
         agent_file(tmp_path / f"{name}-files", "both")
     agent_file(tmp_path / "one-files", "broken", promts={})
-    agent_file(tmp_path / "two-files", "fancy", memory={"conversational": {"strategy": "summary"}})
+    agent_file(tmp_path / "two-files", "fancy", orchestration={"pattern": "supervisor"})
     status, told, _ = await ask(client, "POST", f"{gateway.url}/v1/agents/reload")
     assert (status, told["agents"], told["loaded"]) == (200, 2, ["both", "fancy"])
     assert [(row["name"], row["nodes"], row["kept"]) for row in told["broken"]] == [("broken", ["one"], False)]

@@ -8,6 +8,7 @@ from app.services.agents.cast import Cast, ModelChoice, roles_of
 from app.services.agents.guardrails.guardrail import Guardrail
 from app.services.agents.output import OutputSchema
 from app.services.agents.prompt import Prompt
+from app.services.agents.remembering import Remembering
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """One agent. ``memory_turns`` is None without memory; ``unavailable`` says why this build cannot run it, "" when it can.
+    """One agent. ``memory`` is None without one; ``unavailable`` says why this build cannot run it, "" when it can.
 
     ``permitted`` are the tools that it may call, None for all of them. ``made`` says that it came over HTTP, not from whoever runs the
     node; ``stale`` what is wrong in its file, where that has broken since this agent was read.
@@ -49,7 +50,7 @@ class Agent:
     timeout_s: float = 300.0
     tools: tuple[Tool, ...] = ()
     permitted: frozenset[str] | None = None
-    memory_turns: int | None = None
+    memory: Remembering | None = None
     output: OutputSchema | None = None
     guardrails: tuple[Guardrail, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -80,7 +81,7 @@ class Agent:
             "model": self.models[0].name,
             "pattern": self.pattern,
             "tools": [tool.name for tool in self.tools],
-            "memory": self.memory_turns is not None,
+            "memory": self.memory is not None,
             "status": "unavailable" if self.unavailable else "ready",
             "reason": self.unavailable or None,
             "stale": self.stale or None,
@@ -91,7 +92,6 @@ class Agent:
 
     def detail(self) -> dict[str, Any]:
         """The agent alone: the row and what a list has no room for."""
-        memory = {"strategy": "sliding_window", "max_turns": self.memory_turns} if self.memory_turns is not None else None
         return self.row() | {
             "file": self.file,
             "labels": dict(self.labels),
@@ -100,7 +100,7 @@ class Agent:
             "roles": {role: [choice.row() for choice in self.cast.candidates(role).choices] for role in self.roles},
             "orchestration": {"pattern": self.pattern, "max_iterations": self.max_iterations, "timeout_seconds": self.timeout_s},
             "tools": [_tool_row(tool) for tool in self.tools],
-            "memory": memory,
+            "memory": self.memory.as_json() if self.memory else None,
             "output_schema": self.output.schema if self.output else None,
         }
 

@@ -41,7 +41,7 @@ def question(body: Mapping[str, Any], agent: Agent, session: str | None) -> Ques
     """Without a session, or without memory, the messages are the whole history; otherwise those after the last answer are new."""
     _refuse_tools(body)
     messages = [_known_role(message) for message in body["messages"]]
-    if session is not None and agent.memory_turns is not None:
+    if session is not None and agent.memory is not None:
         messages = _new(messages)
     parameters = {key: body[key] for key in _PASSED_ON if body.get(key) is not None}
     return Question(messages, session, parameters=parameters, streaming=bool(body.get("stream")), hand_over=True)

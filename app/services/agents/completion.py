@@ -25,7 +25,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What the model said, and what it cost."""
+    """What the model said, and what it cost. ``fingerprint`` is the server's own word for what answered, "" without one."""
 
     content: str
     tool_calls: tuple[ToolCall, ...]
@@ -33,6 +33,7 @@ class Completion:
     finish_reason: str
     tokens_in: int
     tokens_out: int
+    fingerprint: str = ""
 
     def message(self) -> Message:
         message: Message = {"role": "assistant", "content": self.content}
@@ -53,12 +54,14 @@ class Draft:
     finish_reason: str = ""
     tokens_in: int = 0
     tokens_out: int = 0
+    fingerprint: str = ""
     _content: list[str] = field(default_factory=list)
     _calls: dict[int, dict[str, str]] = field(default_factory=dict)
 
     def add(self, body: Mapping[str, Any]) -> str:
         """Take in a whole completion or one chunk of a stream; returns the text that it adds."""
         self.model = _text(body.get("model")) or self.model
+        self.fingerprint = str(body.get("system_fingerprint") or self.fingerprint)
         usage = body.get("usage") or {}
         self.tokens_in = int(usage.get("prompt_tokens") or self.tokens_in)
         self.tokens_out = int(usage.get("completion_tokens") or self.tokens_out)
@@ -95,7 +98,8 @@ class Draft:
             seen.add(id_)
             calls.append(ToolCall(id_, draft["name"], draft["arguments"]))
         content = "".join(self._content)
-        return Completion(content, tuple(calls), self.model, self.finish_reason or "stop", self.tokens_in, self.tokens_out)
+        finish_reason = self.finish_reason or "stop"
+        return Completion(content, tuple(calls), self.model, finish_reason, self.tokens_in, self.tokens_out, self.fingerprint)
 
 
 def _text(value: Any) -> str:

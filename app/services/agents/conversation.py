@@ -9,6 +9,7 @@ from app.errors import BodyTooLarge, NodeError
 from app.services.agents.completion import Message
 from app.services.agents.excerpt import shortened, size_of
 from app.services.agents.fetch import fetch
+from app.services.agents.remembering import Past, PastTurn, Remembering
 from app.services.contract import Locate
 
 _UNANSWERED = "No result was given."
@@ -18,22 +19,32 @@ log = logging.getLogger(__name__)
 class Conversation:
     """One agent's session. The turn's id is made once, so that storing it is safe to repeat."""
 
-    def __init__(self, locate: Locate, agent: str, session: str) -> None:
+    def __init__(self, locate: Locate, agent: str, session: str, remembering: Remembering) -> None:
         self._locate = locate
         self._session = session
+        self._remembering = remembering
         self._path = f"/v1/memory/{quote(agent, safe='')}/history/{quote(session, safe='')}"
         self._turn = f"t_{secrets.token_hex(12)}"
 
-    async def recall(self, turns: int) -> list[Message]:
-        """The messages of the last turns, oldest first; none for a session that is new."""
+    async def recall(self) -> Past:
+        """The turns that the agent's way of remembering needs; none for a session that is new."""
         try:
-            answer = await fetch(self._locate("memory", self._session), "GET", f"{self._path}?max_turns={turns}")
+            answer = await fetch(self._locate("memory", self._session), "GET", f"{self._path}?{self._remembering.query}")
         except NodeError as error:
             if error.code == "session_not_found":
-                return []
+                return Past()
             raise
-        messages: list[Message] = answer["messages"]
-        return messages
+        turns = [PastTurn(turn["turn_id"], turn["messages"]) for turn in answer["turns"]]
+        summary = answer.get("summary") or {}
+        return Past(turns, summary.get("text", ""), summary.get("turn_id", ""))
+
+    async def keep_summary(self, turn_id: str, text: str) -> None:
+        """Keep a summary of what was said up to and with a turn. Where that fails the next run makes one anew."""
+        try:
+            summary = {"turn_id": turn_id, "text": text}
+            await fetch(self._locate("memory", self._session), "PUT", f"{self._path}/summary", summary)
+        except NodeError as error:
+            log.warning("a conversation's summary could not be kept, the next run makes it anew: %s", error)
 
     async def store(self, asked: Sequence[Message], added: Sequence[Message]) -> None:
         """Store the turn. What the run ``added`` is shortened where memory has no room for it, since the run's work is done by then.
@@ -53,7 +64,8 @@ class Conversation:
 
     async def _put(self, messages: list[Message]) -> None:
         target = f"{self._path}/turns/{self._turn}"
-        await fetch(self._locate("memory", self._session), "PUT", target, {"messages": messages})
+        ttl = {"ttl_s": self._remembering.ttl_s} if self._remembering.ttl_s else {}
+        await fetch(self._locate("memory", self._session), "PUT", target, {"messages": messages, **ttl})
 
 
 def mend(messages: Sequence[Message]) -> list[Message]:

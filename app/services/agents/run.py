@@ -26,8 +26,10 @@ from app.services.agents.metrics import Metrics
 from app.services.agents.model import Model
 from app.services.agents.output import OutputSchema
 from app.services.agents.patterns import PATTERNS
+from app.services.agents.remembering import Past, Remembering
 from app.services.agents.settings import Settings
 from app.services.agents.spans import answered, invocation
+from app.services.agents.summary import Summarising, shown
 from app.services.agents.turn import Turn
 from app.services.agents.usage import Usage
 from app.services.contract import Locate
@@ -58,7 +60,8 @@ class Question:
 @dataclass(frozen=True, slots=True)
 class Result:
     """How a run ended. ``handed_over`` are the calls that the client is to carry out; ``swarm`` is what a swarm is told;
-    ``guardrail`` is what cut or blocked the answer; ``data`` the answer by the output schema, which ``answer`` holds as JSON."""
+    ``guardrail`` is what cut or blocked the answer; ``data`` the answer by the output schema, which ``answer`` holds as JSON; ``notes``
+    what the caller should know of how it came about."""
 
     agent: str
     answer: str
@@ -71,10 +74,11 @@ class Result:
     swarm: Mapping[str, Any] | None = None
     guardrail: str | None = None
     data: Mapping[str, Any] | None = None
+    notes: Sequence[str] = ()
 
     def as_json(self) -> dict[str, Any]:
         optional = {"guardrail": self.guardrail, "data": self.data, "swarm": self.swarm}
-        told = {key: value for key, value in optional.items() if value is not None}
+        told = {key: value for key, value in optional.items() if value is not None} | ({"notes": list(self.notes)} if self.notes else {})
         return told | {
             "agent": self.agent,
             "answer": self.answer,
@@ -126,7 +130,7 @@ class Runner:
         messages, context = await guards.admit(question.messages, question.context)
         question = replace(question, messages=messages, context=context)
         asked = [message for message in messages if message["role"] in _STORED]
-        conversation, history = await self._recall(agent, question, asked)
+        conversation, history, notes = await self._recall(agent, question, asked, guards)
         output = agent.output if question.transfers is None else None
         journal = Journal(guards.shown(without_words(emit) if output else emit), question.streaming, guards.usage)
         turn = await self._turn(agent, question, history, journal, guards)
@@ -138,23 +142,35 @@ class Runner:
             await conversation.store(asked, await guards.stored(ending.added))
         told, trace_id = (ending.answer, ending.outcome, guards.steps(journal.steps), journal.usage), current().trace_id
         swarm = None if question.transfers is None else {"messages": ending.added, "to": ending.to or None}
-        return Result(agent.name, *told, question.session, trace_id, ending.calls, swarm, guardrail, data)
+        return Result(agent.name, *told, question.session, trace_id, ending.calls, swarm, guardrail, data, notes)
 
     def _guards(self, agent: Agent) -> Guards:
         judge = Model(self._locate, agent.models, {})
         return Guards(agent.name, agent.guardrails, Usage(), judge, self._settings.pass_unsure_topics)
 
-    async def _recall(self, agent: Agent, question: Question, asked: Sequence[Message]) -> tuple[Conversation | None, Sequence[Message]]:
-        """The conversation, for an agent that remembers it, and all of it so far."""
-        conversation = None
+    async def _recall(
+        self, agent: Agent, question: Question, asked: Sequence[Message], guards: Guards
+    ) -> tuple[Conversation | None, Sequence[Message], Sequence[str]]:
+        """The conversation, for an agent that remembers it; what its model sees of it; and what is to be said about that."""
+        conversation, past = None, Past()
         history: Sequence[Message] = question.messages
-        if agent.memory_turns is not None and question.session is not None and question.transfers is None:
+        notes: Sequence[str] = ()
+        if agent.memory is not None and question.session is not None and question.transfers is None:
             self._check_size(agent, asked)
-            conversation = Conversation(self._locate, agent.name, question.session)
-            history = mend([*await conversation.recall(agent.memory_turns), *question.messages])
+            conversation = Conversation(self._locate, agent.name, question.session, agent.memory)
+            past, notes = await self._past(agent.memory, conversation, guards)
+            history = mend([*past.messages(), *question.messages])
         if not history:
             raise InvalidBody("The messages answer calls that this session does not have; send a user message.", param="$.messages")
-        return conversation, history
+        return conversation, [*shown(past.summary), *history], notes
+
+    @staticmethod
+    async def _past(remembering: Remembering, conversation: Conversation, guards: Guards) -> tuple[Past, Sequence[str]]:
+        if not remembering.summarises:
+            past = await conversation.recall()
+            return Past(remembering.window(past.turns)), ()
+        summarising = Summarising(remembering, guards.model(guards.judge), guards.usage)
+        return await summarising.windowed(conversation), summarising.notes
 
     def _check_size(self, agent: Agent, asked: Sequence[Message]) -> None:
         """Before anything is done for it: a question that memory would refuse afterwards is refused now."""

@@ -10,6 +10,7 @@ from jinja2 import TemplateSyntaxError
 from jsonschema import Draft202012Validator, SchemaError
 
 from app.config.address import check_url
+from app.config.backend import backend_of, told_of
 from app.config.variables import expand
 from app.config.yaml import Document, check, nearest
 from app.errors import ConfigError, Problem
@@ -19,17 +20,15 @@ from app.services.agents.guardrails.reading import idle_fields, read_guardrails
 from app.services.agents.output import OutputSchema
 from app.services.agents.patterns import PATTERNS
 from app.services.agents.prompt import Prompt
+from app.services.agents.remembering import Remembering
 from app.services.agents.settings import Orchestration
 
-MEMORY_TURNS = 20
 _TOOL_TYPES = {"builtin": "builtin", "agent": "agent", "client": "client", "internal": "client", "webhook": "webhook"}
 _AGENTS_OF_AGENTS = frozenset({"supervisor", "swarm"})
 _NETWORK, _FILES = frozenset({"http_request"}), frozenset({"read_file"})
 """The builtin tools that a permission turned off takes away."""
 _NOT_ACTED_ON = (
     "model.routing.health_check_interval",
-    "memory.conversational.max_tokens",
-    "memory.conversational.ttl",
     "memory.semantic",
     "permissions.execution",
     "chain",
@@ -86,7 +85,7 @@ class _Reading:
             timeout_s=orchestration.timeout_s,
             tools=tuple(self.tools(orchestration.pattern)),
             permitted=self.permitted(),
-            memory_turns=self.memory_turns(),
+            memory=self.memory(),
             output=self.output(),
             guardrails=tuple(read_guardrails(self.spec.get("guardrails", {}), self.problem)),
             warnings=(*self.warnings(), *casting.warnings),
@@ -155,10 +154,9 @@ class _Reading:
             )
         return schema
 
-    def memory_turns(self) -> int | None:
+    def memory(self) -> Remembering | None:
         section = self.spec.get("memory", {}).get("conversational")
-        turns: int | None = None if section is None else section.get("max_turns", MEMORY_TURNS)
-        return turns
+        return None if section is None else Remembering.read(section)
 
     def output(self) -> OutputSchema | None:
         if not (fields := self.spec.get("output_schema")):
@@ -172,13 +170,10 @@ class _Reading:
         return OutputSchema(schema)
 
     def unavailable(self, pattern: str) -> str:
-        strategy = self.spec.get("memory", {}).get("conversational", {}).get("strategy", "sliding_window")
         if pattern not in PATTERNS:
             return f"orchestration pattern `{pattern}` is not in this build; use one of {', '.join(PATTERNS)}"
         if pattern == "supervisor" and not any(tool["type"] == "agent" for tool in self.spec.get("tools", [])):
             return "a supervisor has nobody to delegate to; add tools of the type `agent`"
-        if strategy != "sliding_window":
-            return f"memory strategy `{strategy}` is not in this build; use `sliding_window`"
         return ""
 
     def warnings(self) -> Iterator[str]:
@@ -190,10 +185,15 @@ class _Reading:
             if tool["type"] not in _TOOL_TYPES:
                 yield f"tool `{tool['name']}`: type `{tool['type']}` is not in this build; the model is not told of it"
         yield from self.permission_warnings()
-        backend = self.spec.get("memory", {}).get("conversational", {}).get("backend", "sqlite")
-        if backend != "sqlite":
-            yield f"memory backend `{backend}` is not in this build; the memory service's own store is used"
+        yield from self.memory_warnings()
         yield from idle_fields(self.spec.get("guardrails", {}))
+
+    def memory_warnings(self) -> Iterator[str]:
+        section, used = self.spec.get("memory", {}).get("conversational", {}), backend_of(self.environ)
+        if section.get("backend", used) != used:
+            yield f"memory backend `{section['backend']}` is not what this node uses: it keeps all conversations in {told_of(used)}"
+        if "max_tokens" in section and section.get("strategy", "sliding_window") == "sliding_window":
+            yield "`spec.memory.conversational.max_tokens` is not acted on by `sliding_window`; write `strategy: token_budget` for it"
 
     def permission_warnings(self) -> Iterator[str]:
         permissions, names = self.spec.get("permissions", {}), [tool["name"] for tool in self.spec.get("tools", [])]

@@ -12,6 +12,9 @@ from typing import Any
 from app.errors import InvalidBody
 from app.services.inference.provider import Chunk
 
+RULES = "astromesh-builtin"
+"""The ``system_fingerprint`` of the built-in rules, by which whoever needs a language model sees that this was none."""
+
 
 def tool_call(name: str, arguments: Mapping[str, Any], index: int | None = None) -> dict[str, Any]:
     """One tool call with a fresh id; ``index`` only where it is part of a stream."""
@@ -27,9 +30,10 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer in the making: its id and time are the same in all its chunks."""
+    """One answer in the making: its id and time are the same in all its chunks. ``fingerprint`` names what answers, where that is told."""
 
     model: str
+    fingerprint: str = ""
     id: str = field(default_factory=lambda: "chatcmpl-" + secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -49,7 +53,8 @@ class Answer:
         return Chunk(json.dumps(whole, separators=(",", ":")), content)
 
     def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        told = {"system_fingerprint": self.fingerprint} if self.fingerprint else {}
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model, **told}
 
 
 def embeddings(model: str, vectors: Sequence[Sequence[float]], tokens: int, encoding: str | None) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from typing import Any
 
 from app.errors import BadRequest
 from app.services.inference import features
-from app.services.inference.answer import Answer, for_one_answer, text_of, tool_call, usage
+from app.services.inference.answer import RULES, Answer, for_one_answer, text_of, tool_call, usage
 from app.services.inference.places import find_zones
 from app.services.inference.provider import Chunk, ProviderSpec
 
@@ -96,10 +96,10 @@ class Builtin:
     async def complete(self, request: Mapping[str, Any]) -> dict[str, Any]:
         words, calls, finish, used = _reply(request)
         message = {"content": "".join(words), **({"tool_calls": [tool_call(*call) for call in calls], "content": None} if calls else {})}
-        return Answer(str(request["model"])).completion(message, finish, used)
+        return Answer(str(request["model"]), RULES).completion(message, finish, used)
 
     async def stream(self, request: Mapping[str, Any]) -> AsyncGenerator[Chunk, None]:
-        answer = Answer(str(request["model"]))
+        answer = Answer(str(request["model"]), RULES)
         words, calls, finish, used = _reply(request)
         yield answer.chunk({"role": "assistant"})
         for word in words:

@@ -318,7 +318,7 @@ async def test_a_reload_takes_in_new_changed_and_deleted_files(tmp_path: Path) -
 
 async def test_a_file_that_breaks_keeps_its_agent_which_says_so_until_it_is_mended(tmp_path: Path) -> None:
     file = agent_file(tmp_path, "clerk", identity={"display_name": "Good"})
-    agent_file(tmp_path, "fancy", memory={"conversational": {"strategy": "summary"}})
+    agent_file(tmp_path, "fancy", orchestration={"pattern": "supervisor"})
     async with service(tmp_path, ScriptedModel(["Hi."])) as (app, agents):
         good = file.read_text()
         file.write_text(good.replace("identity", "idenity"))

@@ -17,6 +17,7 @@ from app.context import background
 from app.errors import AgentUnavailable
 from app.services.agents import Agents
 from app.services.agents.library import Library
+from app.services.agents.remembering import Remembering
 from app.services.agents.settings import Orchestration, Settings
 from tests.services.agents.world import ScriptedModel, agent_file, agents, ask
 from tests.support import Neighbours, node_context
@@ -91,7 +92,7 @@ def test_every_public_field_is_accepted(tmp_path: Path) -> None:
     agent = library(tmp_path).find("all")
     assert [choice.name for choice in agent.models] == ["ollama/m", "n", "o"]
     assert agent.models[0].parameters == {"top_p": 1}
-    assert (agent.max_iterations, agent.timeout_s, agent.memory_turns, agent.unavailable) == (3, 9, 7, "")
+    assert (agent.max_iterations, agent.timeout_s, agent.memory, agent.unavailable) == (3, 9, Remembering(max_turns=7, ttl_s=60), "")
     assert [(tool.name, tool.type) for tool in agent.tools] == [
         ("calculator", "builtin"),
         ("clerk", "agent"),
@@ -112,7 +113,7 @@ def test_every_public_field_is_accepted(tmp_path: Path) -> None:
             "spec.orchestration.role_map",
         ),
         *("spec.orchestration.stages", "spec.orchestration.narrate", "spec.memory.conversational.max_tokens"),
-        *("spec.memory.conversational.ttl", "spec.memory.semantic", "spec.permissions.execution", "spec.chain"),
+        *("spec.memory.semantic", "spec.permissions.execution", "spec.chain"),
         *("spec.program", "tool `docs`", "tool `files`", "tool `remote`", "backend `redis`"),
     ],
 )
@@ -170,7 +171,6 @@ def test_what_a_guardrail_does_not_do_is_warned_of(tmp_path: Path) -> None:
     ("spec", "reason"),
     [
         ({"orchestration": {"pattern": "supervisor"}}, "nobody to delegate to"),
-        ({"memory": {"conversational": {"strategy": "summary"}}}, "strategy `summary`"),
     ],
 )
 async def test_what_this_build_lacks_makes_one_agent_unavailable(tmp_path: Path, spec: dict[str, Any], reason: str) -> None:

@@ -146,7 +146,7 @@ class Memory:
         if key not in self.turns:
             return JSONResponse({"error": {"message": "none", "type": "", "code": "session_not_found", "param": None}}, 404)
         kept = self.turns[key][-int(request.query_params["max_turns"]) :]
-        return JSONResponse({"messages": [message for turn in kept for message in turn]})
+        return JSONResponse({"turns": [{"turn_id": f"t{number}", "messages": turn} for number, turn in enumerate(kept)]})
 
     async def _store(self, request: Request) -> Response:
         if self.fails:
