@@ -31,8 +31,8 @@ class KnowledgeStore(Protocol):
 
     @property
     def vectors(self) -> str:
-        """What searches vectors, and its version ("sqlite-vec 0.1.9", "numpy 2.4.6", "pgvector 0.8.1"); "" where nothing can. Known once the
-        store is open; asking imports nothing."""
+        """What searches vectors, and its version ("sqlite-vec 0.1.9", "numpy 2.4.6", "pgvector 0.8.1"); "" where nothing can. Known once
+        the store is open; asking imports nothing."""
         ...
 
     @property
