@@ -17,14 +17,15 @@ from app.services.rag.sqlite.file import transaction
 if TYPE_CHECKING:
     from app.services.rag.sqlite.matrix import Matrices
 
-_REMEDY = "install numpy, or search with the mode words"
+_REMEDY = "install numpy into the Python of the node, or search with the mode words"
 
 
 class Searcher:
-    """``name`` is what searches and its version, "" where nothing can. NumPy is imported with the first search."""
+    """``name`` is what searches and its version; where nothing can, it is "" and ``reason`` says why. NumPy is imported with the first
+    search."""
 
     def __init__(self) -> None:
-        self.name = ""
+        self.name, self.reason = "", ""
         self._lock = threading.Lock()
         self._matrices: Matrices | None = None
 
@@ -33,8 +34,11 @@ class Searcher:
         try:
             with closing(sqlite3.connect(":memory:")) as trial:
                 self.name = f"sqlite-vec {extension.load(trial)}"
-        except (sqlite3.Error, AttributeError, ImportError, OSError):
-            self.name = f"numpy {importlib.metadata.version('numpy')}" if importlib.util.find_spec("numpy") else ""
+        except (sqlite3.Error, AttributeError, ImportError, OSError) as error:
+            if importlib.util.find_spec("numpy"):
+                self.name = f"numpy {importlib.metadata.version('numpy')}"
+            else:
+                self._give_up(f"sqlite-vec does not load ({error}), and there is no NumPy")
 
     def prepare(self, connection: sqlite3.Connection) -> None:
         if self.name.startswith("sqlite-vec"):
@@ -48,7 +52,7 @@ class Searcher:
     def search(self, connection: sqlite3.Connection, path: Path, of: Name, vector: Vector, where: Filter, limit: int) -> Sequence[Hit]:
         """Raises EmbeddingMismatch, and StoreUnavailable where nothing searches vectors."""
         if not self.name:
-            raise StoreUnavailable(f"Nothing here searches vectors: sqlite-vec does not load, and there is no NumPy; {_REMEDY}.")
+            raise StoreUnavailable(self.reason)
         query = vectors.unit(vector, "the query")
         if not vectors.check_query(connection, of, len(query)) or limit < 1:
             return []
@@ -61,15 +65,18 @@ class Searcher:
     def _candidates(self, connection: sqlite3.Connection, path: Path, query: bytes, where: Filter, limit: int) -> Iterable[int]:
         if self.name.startswith("sqlite-vec"):
             return extension.candidates(connection, query, where, limit)
+        return self._in_memory().candidates(connection, path, query, where, limit)
+
+    def _in_memory(self) -> "Matrices":
         with self._lock:
             if self._matrices is None:
-                self._matrices = _matrices()
-        return self._matrices.candidates(connection, path, query, where, limit)
+                try:
+                    from app.services.rag.sqlite.matrix import Matrices
+                except ImportError as error:
+                    self._give_up(f"NumPy cannot be imported ({error}), and sqlite-vec does not load")
+                    raise StoreUnavailable(self.reason) from error
+                self._matrices = Matrices()
+            return self._matrices
 
-
-def _matrices() -> "Matrices":
-    try:
-        from app.services.rag.sqlite.matrix import Matrices
-    except ImportError as error:
-        raise StoreUnavailable(f"NumPy cannot be imported ({error}), and nothing else here searches vectors; {_REMEDY}.") from error
-    return Matrices()
+    def _give_up(self, why: str) -> None:
+        self.name, self.reason = "", f"Nothing here searches vectors: {why}; {_REMEDY}."

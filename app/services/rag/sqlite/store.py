@@ -50,6 +50,10 @@ class SqliteStore:
     def vectors(self) -> str:
         return self._searcher.name
 
+    @property
+    def no_vectors(self) -> str:
+        return self._searcher.reason
+
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         with ExitStack() as stack:

@@ -1,0 +1,35 @@
+"""The stores of knowledge that the conformance suite is run over: add a factory to PLACES, and all of its laws are tested on it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from app.services.rag.sqlite import SqliteStore
+from app.services.rag.store import KnowledgeStore
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Somewhere to keep knowledge. ``store`` gives a new store object on it each time; ``source`` is Python that makes one in another
+    process and calls it ``store``."""
+
+    store: Callable[[], KnowledgeStore]
+    source: str
+
+
+@contextmanager
+def sqlite(request: pytest.FixtureRequest) -> Iterator[Place]:
+    folder: Path = request.getfixturevalue("tmp_path") / "rag"
+    source = (
+        f"from pathlib import Path\nfrom app.services.rag.sqlite import SqliteStore\nstore = SqliteStore(Path({str(folder)!r}), '0' * 12)"
+    )
+    yield Place(lambda: SqliteStore(folder, "0" * 12), source)
+
+
+Factory = Callable[[pytest.FixtureRequest], AbstractContextManager[Place]]
+PLACES = [pytest.param(sqlite, id="sqlite")]
+"""Each may carry marks: ``pytest.param(postgres, id="postgres", marks=pytest.mark.databases)``."""
