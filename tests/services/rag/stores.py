@@ -1,8 +1,7 @@
 """The stores of knowledge that the conformance suite is run over: add a factory to PLACES, and all of its laws are tested on it."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 

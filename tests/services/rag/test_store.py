@@ -102,9 +102,9 @@ async def test_a_dropped_collection_is_gone_for_all_with_its_documents_and_jobs(
         for asked in (each.collection(OF), each.document(OF, "d"), each.documents(OF, (), "", 9), each.delete(OF, None)):
             with pytest.raises(CollectionNotFound, match="'handbook'"):
                 await asked
-        for asked in (each.by_words(OF, "text", (), 9), each.by_vector(OF, (1.0,), (), 9), each.jobs(OF, 9), each.job(OF, "j")):
+        for searched in (each.by_words(OF, "text", (), 9), each.by_vector(OF, (1.0,), (), 9), each.jobs(OF, 9), each.job(OF, "j")):
             with pytest.raises(CollectionNotFound):
-                await asked
+                await searched
         for written in (each.put(OF, [cut("d", "x")], None), each.add_job(job("j", 0), []), each.cancel(OF, "j")):
             with pytest.raises(CollectionNotFound):
                 await written

@@ -1,8 +1,10 @@
 """Vectors compared inside SQLite, by the scalar function of sqlite-vec."""
 
 # ruff: noqa: S608 - what is put into these statements are constants, conditions of filters.py and question marks
+import importlib.util
 import sqlite3
 from collections.abc import Iterable
+from pathlib import Path
 
 from app.services.rag.knowledge import Filter
 from app.services.rag.sqlite import filters
@@ -13,13 +15,14 @@ _SPARE = 32
 
 
 def load(connection: sqlite3.Connection) -> str:
-    """Load the extension into a connection; its version. Raises sqlite3.Error, AttributeError, ImportError or OSError where it does not
-    load: not every Python lets SQLite load extensions, and not every machine can run this one."""
-    import sqlite_vec  # type: ignore[import-untyped]
-
+    """Load the extension into a connection; its version. Raises sqlite3.Error, AttributeError or OSError where it does not load: not every
+    Python lets SQLite load extensions, and not every machine can run this one."""
+    found = importlib.util.find_spec("sqlite_vec")  # importing it would import NumPy, which takes 20 MB
+    if found is None or found.origin is None:
+        raise OSError("the package sqlite-vec is not installed")
     connection.enable_load_extension(True)
     try:
-        sqlite_vec.load(connection)
+        connection.load_extension(str(Path(found.origin).parent / "vec0"))
     finally:
         connection.enable_load_extension(False)
     # Not its word alone: a comparison is what it is for.

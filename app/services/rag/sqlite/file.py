@@ -117,9 +117,10 @@ def check_version(path: Path) -> None:
 
 
 @contextmanager
-def transaction(connection: sqlite3.Connection, *, write: bool, patience_s: float = BUSY_TIMEOUT_S) -> Iterator[None]:
+def transaction(connection: sqlite3.Connection, *, write: bool, patience_s: float | None = None) -> Iterator[None]:
     """All or nothing, and on the disk when it ends; for reading, one state of the file from the first look to the last."""
     if write:
+        patience_s = BUSY_TIMEOUT_S if patience_s is None else patience_s
         connection.execute(f"PRAGMA busy_timeout = {int(patience_s * 1000)}")
     connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
     try:

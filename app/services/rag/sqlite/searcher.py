@@ -34,7 +34,7 @@ class Searcher:
         try:
             with closing(sqlite3.connect(":memory:")) as trial:
                 self.name = f"sqlite-vec {extension.load(trial)}"
-        except (sqlite3.Error, AttributeError, ImportError, OSError) as error:
+        except (sqlite3.Error, AttributeError, OSError) as error:
             if importlib.util.find_spec("numpy"):
                 self.name = f"numpy {importlib.metadata.version('numpy')}"
             else:
