@@ -25,7 +25,8 @@ NodeError (500 internal_error)
 ├── UnsupportedMediaType (415 unsupported_media_type)
 ├── Misdirected (421 misdirected)
 ├── InvalidBody (422 invalid_body)
-│   └── InvalidAgent (422 invalid_agent): with every problem of the agent that was sent
+│   ├── InvalidAgent (422 invalid_agent): with every problem of the agent that was sent
+│   └── UnreadableDocument (422 unreadable_document): a file of knowledge that no text can be had from
 ├── KeyReused (422 idempotency_key_reused)
 ├── GuardrailBlocked (422 guardrail_blocked)
 ├── UpgradeRequired (426 upgrade_required)
@@ -170,6 +171,10 @@ class Misdirected(NodeError):
 
 class InvalidBody(NodeError):
     status, code, type = 422, "invalid_body", "invalid_request_error"
+
+
+class UnreadableDocument(InvalidBody):
+    code = "unreadable_document"
 
 
 class KeyReused(NodeError):

@@ -26,7 +26,7 @@ FOR_SERVICES |= {
 FOR_SERVICES |= {"app.frames"}
 FOR_SERVICES |= {name for name in MODULES if name == "app.postgres" or name.startswith("app.postgres.")}
 CHAIN = ("app.__main__", "app.node", "app.front", "app.placement", "app.forward", "app.peers")
-PROGRAMS = ("app.__main__", "app.healthcheck", "app.cli.__main__")
+PROGRAMS = ("app.__main__", "app.healthcheck", "app.cli.__main__", "app.reading.__main__")
 
 
 @cache

@@ -23,8 +23,8 @@ _ABBREVIATIONS = re.compile(
     r"""(?xi) mrs? | ms | dr | prof | rev | hon | st | [sj]r | vs | etc | al | cf | ca | approx | nos? | vol | chap? | sec | figs?
     | eqs? | eds? | pp | par | dept | est | inc | ltd | corp? | gen | col | lt | sgt | capt | gov | sen | rep
     | e\.g | i\.e | [ap]\.m | u\.[skn] | ph\.d | jan | feb | mar | apr | jun | jul | aug | sept? | oct | nov | dec | bzw | usw | vgl | evtl
-    | ggf | inkl | nr | abs | abb | tab | str | mio | mrd | z\.b | d\.h | u\.a | i\.d\.r | s\.o | mme | mlle | sra | srta | art | n\u00fam | p\u00e1g | av | p\.ex
-    | [^\W\d_]"""
+    | ggf | inkl | nr | abs | abb | tab | str | mio | mrd | z\.b | d\.h | u\.a | i\.d\.r | s\.o | mme | mlle | sra | srta | art
+    | n\u00fam | p\u00e1g | av | p\.ex | [^\W\d_]"""
 )
 """What ends in a full stop that ends no sentence, without that stop: abbreviations, and single letters as in names."""
 
