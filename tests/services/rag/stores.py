@@ -20,13 +20,15 @@ class Place:
     source: str
 
 
+def sqlite_place(folder: Path) -> Place:
+    made = f"SqliteStore(Path({str(folder)!r}), '5' * 12)"
+    source = f"from pathlib import Path\nfrom app.services.rag.sqlite import SqliteStore\nstore = {made}"
+    return Place(lambda: SqliteStore(folder, "5" * 12), source)
+
+
 @contextmanager
 def sqlite(request: pytest.FixtureRequest) -> Iterator[Place]:
-    folder: Path = request.getfixturevalue("tmp_path") / "rag"
-    source = (
-        f"from pathlib import Path\nfrom app.services.rag.sqlite import SqliteStore\nstore = SqliteStore(Path({str(folder)!r}), '0' * 12)"
-    )
-    yield Place(lambda: SqliteStore(folder, "0" * 12), source)
+    yield sqlite_place(request.getfixturevalue("tmp_path") / "rag")
 
 
 Factory = Callable[[pytest.FixtureRequest], AbstractContextManager[Place]]

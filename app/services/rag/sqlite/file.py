@@ -3,6 +3,7 @@
 import errno
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -16,12 +17,17 @@ BUSY_TIMEOUT_S = 5.0
 """Another process may be writing, or stand still in the middle of it: then what writes this collection is refused, and nothing else is."""
 SECURE_WORDS = sqlite3.sqlite_version_info >= (3, 42)
 """Whether FTS5 can take the words of a deleted text out of its index at once; older ones write the whole index anew for it."""
+SMALL_BYTES = 32 * 1024 * 1024
+"""A file up to this size is written anew with every delete, which takes a fraction of a second."""
+SCRUB_S = 600.0
+"""A larger one once in so long, as long as there are deletes."""
 
 _SCHEMA = """
 CREATE TABLE collection (
     id INTEGER PRIMARY KEY CHECK (id = 1), name BLOB NOT NULL, owner BLOB NOT NULL, description BLOB NOT NULL, model BLOB,
     dimension INTEGER NOT NULL, chunking BLOB NOT NULL, created_at REAL NOT NULL, documents INTEGER NOT NULL DEFAULT 0,
-    chunks INTEGER NOT NULL DEFAULT 0, deletions INTEGER NOT NULL DEFAULT 0, unscrubbed INTEGER NOT NULL DEFAULT 0
+    chunks INTEGER NOT NULL DEFAULT 0, deletions INTEGER NOT NULL DEFAULT 0, unscrubbed INTEGER NOT NULL DEFAULT 0,
+    scrubbed_at REAL NOT NULL DEFAULT 0
 );
 CREATE TABLE documents (
     key INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE, metadata BLOB NOT NULL, chunks INTEGER NOT NULL, text BLOB NOT NULL
@@ -133,20 +139,30 @@ def transaction(connection: sqlite3.Connection, *, write: bool, patience_s: floa
 
 
 def scrub(connection: sqlite3.Connection) -> None:
-    """Take what was deleted out of the index of words and out of the WAL, if anything was; later, if somebody is still reading it."""
-    if not connection.execute("SELECT unscrubbed FROM collection").fetchone()[0]:
+    """Take what was deleted out of every corner of the file, if anything was: the index of words, the WAL, and copies that stay in unused
+    parts of pages when SQLite moves rows, which secure_delete does not reach but VACUUM does. That writes the file anew, so in a large
+    one it is put off: ``scrub_is_due`` says when. What somebody else is reading or writing stays until the next time, too."""
+    unscrubbed, at, size = connection.execute(
+        "SELECT unscrubbed, scrubbed_at, (SELECT page_count * page_size FROM pragma_page_count, pragma_page_size) FROM collection"
+    ).fetchone()
+    if not unscrubbed:
         return
-    with transaction(connection, write=True):
-        if not SECURE_WORDS:
-            connection.execute("INSERT INTO words (words) VALUES ('optimize')")
-        connection.execute("UPDATE collection SET unscrubbed = 0")
-    busy = 1
+    now = time.time()
+    whole = size <= SMALL_BYTES or now - at >= SCRUB_S
     with suppress(sqlite3.OperationalError):
         connection.execute("PRAGMA busy_timeout = 1000")
+        if not SECURE_WORDS:
+            connection.execute("INSERT INTO words (words) VALUES ('optimize')")
+        if whole:
+            connection.execute("VACUUM")
         busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-    if busy:
-        with transaction(connection, write=True):
-            connection.execute("UPDATE collection SET unscrubbed = 1")
+        if whole and not busy:
+            connection.execute("UPDATE collection SET unscrubbed = 0, scrubbed_at = ?", (now,))
+
+
+def scrub_is_due(connection: sqlite3.Connection) -> bool:
+    row = connection.execute("SELECT 1 FROM collection WHERE unscrubbed AND scrubbed_at <= ?", (time.time() - SCRUB_S,)).fetchone()
+    return row is not None
 
 
 @contextmanager

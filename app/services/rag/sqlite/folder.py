@@ -8,6 +8,7 @@ that is unlinked; both happen once, whoever tries at the same time.
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import secrets
 import tempfile
@@ -20,6 +21,7 @@ from app.errors import StoreUnavailable
 from app.services.rag.knowledge import Collection, Name
 from app.services.rag.sqlite import file, rows
 
+log = logging.getLogger(__name__)
 _POINTER, _DATA, _DRAFT = ".collection", ".sqlite", ".draft"
 
 
@@ -41,9 +43,11 @@ class Folder:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self.path.chmod(0o770)
             self._sweep()
-        for path in self.refresh().values():
-            if path.exists():
+        for of, path in self.refresh().items():
+            try:
                 file.check_version(path)
+            except StoreUnavailable as error:  # the others can be served
+                log.warning("the collection %r cannot be used: %s", of.name, error)
 
     def refresh(self) -> Mapping[Name, Path]:
         """All collections and where their data are."""

@@ -220,6 +220,8 @@ class SqliteStore:
                     there.append(documents.collection(connection))
             except CollectionNotFound:
                 continue
+            except StoreUnavailable as error:
+                raise error.prefaced(f"The collection {of.name!r}") from None
         return there
 
     def _drop(self, of: Name) -> bool:
@@ -237,7 +239,7 @@ class SqliteStore:
         """One collection that is blocked or damaged keeps nobody from the jobs of the others."""
         waiting, failed = list[tuple[jobs.Claimable, Name]](), list[StoreUnavailable]()
         for of in self._folder.refresh():
-            if oldest := self._tried(of, jobs.claimable, failed):
+            if oldest := self._tried(of, _looked_at, failed):
                 waiting.append((oldest, of))
         for oldest, of in sorted(waiting, key=lambda each: each[0]):
 
@@ -263,3 +265,10 @@ class SqliteStore:
 
     async def _in_thread(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(threads, work)
+
+
+def _looked_at(connection: sqlite3.Connection) -> jobs.Claimable | None:
+    """Its oldest job; and since every process looks at every file now and then, what is left to tidy up is done meanwhile."""
+    if file.scrub_is_due(connection):
+        file.scrub(connection)
+    return jobs.claimable(connection)
