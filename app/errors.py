@@ -284,14 +284,12 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What was found in one configuration file of a ``kind``: problems, with which no node takes it, and warnings. ``unread`` says why
-    nobody looked, "" where somebody did."""
+    """What was found in one configuration file of a ``kind``: problems, with which no node takes it, and warnings."""
 
     file: str
     kind: str
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
-    unread: str = ""
 
 
 class InvalidAgent(InvalidBody):

@@ -60,16 +60,14 @@ def print_settings(said: Invocation, as_json: bool) -> None:
 
 
 def _status(found: Examined) -> str:
-    return "error" if found.problems else "not read" if found.unread else "warning" if found.warnings else "ok"
+    return "error" if found.problems else "warning" if found.warnings else "ok"
 
 
 def _as_json(found: Examined) -> dict[str, Any]:
     shown = asdict(found)
-    return (
-        {"file": found.file, "kind": found.kind or None, "status": _status(found).replace(" ", "_")}
-        | {name: shown[name] for name in ("problems", "warnings")}
-        | ({"reason": found.unread} if found.unread else {})
-    )
+    return {"file": found.file, "kind": found.kind or None, "status": _status(found)} | {
+        name: shown[name] for name in ("problems", "warnings")
+    }
 
 
 def _tell(found: Examined) -> None:
@@ -77,5 +75,3 @@ def _tell(found: Examined) -> None:
         note(f"error: {problem}")
     for warning in found.warnings:
         note(f"warning: {here(found.file)}: {cell(warning)}")
-    if found.unread:
-        note(f"not read: {here(found.file)}: {found.unread}")

@@ -80,13 +80,9 @@ def _of_services(folder: Path, environ: Mapping[str, str]) -> Iterator[Examined]
 
 
 def _examined(files: Files, paths: Sequence[Path], environ: Mapping[str, str]) -> Iterator[Examined]:
-    if files.examine:
-        module, _, name = files.examine.partition(":")
-        examine: Callable[[Sequence[Path], Mapping[str, str]], Iterator[Examined]] = getattr(importlib.import_module(module), name)
-        yield from examine(paths, environ)
-        return
-    kind = files.kind or Path(files.pattern).name
-    yield from (Examined(str(path), kind, unread=f"this build does not read {files.pattern} yet") for path in paths)
+    module, _, name = files.examine.partition(":")
+    examine: Callable[[Sequence[Path], Mapping[str, str]], Iterator[Examined]] = getattr(importlib.import_module(module), name)
+    return examine(paths, environ)
 
 
 def _merged(found: Sequence[Examined] | Iterator[Examined]) -> list[Examined]:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 class Files:
     """The files of a service in the configuration folder: the ``kind`` in their header ("" for files without one), and their ``pattern``.
 
-    ``examine`` is the "module:function" that looks at some of them, (paths, environ) -> Examined of each; None while this build reads none.
+    ``examine`` is the "module:function" that looks at some of them, (paths, environ) -> Examined of each.
     """
 
     kind: str
     pattern: str
-    examine: str | None
+    examine: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,7 @@ class ServiceEntry:
 _AGENT_FILES = Files("Agent", "agents/*.agent.yaml", "app.services.agents.examination:examine")
 _PROVIDERS_FILE = Files("ProviderConfig", "providers.yaml", "app.services.inference.examination:examine")
 _CHANNELS_FILE = Files("", "channels.yaml", "app.services.channels.examination:examine")
+_RAG_FILES = Files("RAGPipeline", "rag/*.rag.yaml", "app.services.rag.examination:examine")
 
 SERVICES: Mapping[str, ServiceEntry] = {
     "agents": ServiceEntry(
@@ -48,7 +49,7 @@ SERVICES: Mapping[str, ServiceEntry] = {
     "channels": ServiceEntry(
         "app.services.channels:Channels", {"channels": None}, files=_CHANNELS_FILE, settings="app.services.channels.settings:Settings"
     ),
-    "rag": ServiceEntry(None, {"rag": None}, files=Files("RAGPipeline", "rag/*.rag.yaml", None)),
+    "rag": ServiceEntry(None, {"rag": None}, files=_RAG_FILES),
     "observability": ServiceEntry(
         "app.services.observability:Observability",
         {"traces": None, "metrics": None},
