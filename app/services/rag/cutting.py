@@ -6,6 +6,7 @@ the overlap is whole sentences or words where there are any, and never more than
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from app.errors import InvalidBody
 from app.services.rag.boundaries import Finder, after_space, joined, lines, paragraphs, sentences, separated, words
@@ -42,15 +43,13 @@ def spans(text: str, chunking: Chunking) -> Iterator[Span]:
     return iter(_Cutter(text, chunking))
 
 
-def chunking_of(
-    given: Chunking, *, size: int | None = None, overlap: int | None = None, unit: str | None = None, strategy: str | None = None
-) -> Chunking:
-    """``given``, with what is asked for instead. A new size or unit without an overlap has the usual part of the size as overlap."""
-    changed = replace(given, size=size or given.size, unit=unit or given.unit, strategy=strategy or given.strategy)
-    if overlap is None:
-        as_it_was = (changed.size, changed.unit) == (given.size, given.unit)
-        overlap = given.overlap if as_it_was else int(changed.size * _OVERLAP)
-    return replace(changed, overlap=overlap)
+def chunking_of(given: Chunking, **asked: Any) -> Chunking:
+    """``given``, with the fields that are asked for instead. A new size or unit without an overlap has the usual part of the size as
+    overlap."""
+    changed = replace(given, **asked)
+    if "overlap" in asked or (changed.size, changed.unit) == (given.size, given.unit):
+        return changed
+    return replace(changed, overlap=int(changed.size * _OVERLAP))
 
 
 def check_chunking(chunking: Chunking) -> None:

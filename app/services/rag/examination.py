@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from app.errors import Examined
-from app.services.rag.rag_files import read_all
+from app.services.rag.pipelines import read_all
 
 KIND = "RAGPipeline"
 

@@ -267,3 +267,4 @@ def test_a_new_size_without_an_overlap_has_the_usual_part_as_overlap() -> None:
     assert chunking_of(Chunking(), size=200, overlap=0).overlap == 0
     assert chunking_of(Chunking(), unit="tokens") == Chunking(unit="tokens", overlap=150)
     assert chunking_of(Chunking(overlap=40), strategy="sentence").overlap == 40
+    assert chunking_of(Chunking(), separators=("|",)) == Chunking(separators=("|",))

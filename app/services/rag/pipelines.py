@@ -12,25 +12,24 @@ from app.config.variables import expand
 from app.config.yaml import Document, check, read
 from app.errors import ConfigError, Problem
 from app.services.rag.cutting import chunking_of, faults
-from app.services.rag.knowledge import Chunking, Embedding
+from app.services.rag.knowledge import Chunking
 
-PATTERN = "rag/*.rag.yaml"
-COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_COLLECTION_REMEDY = "write a name of 1 to 63 letters, digits and ._-, a letter or digit first"
+PATTERN = "*.rag.yaml"
+_COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,139}")
+_COLLECTION_REMEDY = "write 1 to 140 letters, digits and ._:-, a letter or digit first"
 _OWN_BACKENDS = ("sqlite", "sqlite_vec", "postgres", "postgresql", "pgvector")
-_NOT_ACTED_ON = (("vector_store", "connection"), ("embeddings", "endpoint"), ("reranking",))
-_FIELDS = {"chunk_overlap": "overlap", "chunk_unit": "unit", "chunk_strategy": "strategy"}
+_NOT_ACTED_ON = (("vector_store", "connection"), ("embeddings", "endpoint"), ("embeddings", "dimension"), ("reranking",))
+_OF_CHUNKING = {"chunk_size": "size"}
+_FIELDS = {"chunk_overlap": "overlap"}
 
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """One file. ``collection`` is the one that it is about; ``embedding`` None: it is searched by words alone. ``top_k`` and
-    ``similarity_threshold`` are a search's own where it names none; None: the node's."""
+    """One file. ``settings`` is what it says of its collection, as a request to create it would; ``top_k`` and ``similarity_threshold`` are
+    of searches that name none, None where the file does not either."""
 
     collection: str
-    description: str
-    chunking: Chunking
-    embedding: Embedding | None
+    settings: Mapping[str, Any]
     top_k: int | None
     similarity_threshold: float | None
     file: str
@@ -38,7 +37,7 @@ class Pipeline:
 
 
 def read_pipelines(folder: Path, environ: Mapping[str, str]) -> tuple[Pipeline, ...]:
-    """The pipelines of a configuration folder. Raises ConfigError with every problem in its files."""
+    """The pipelines of the folder ``rag`` of the configuration. Raises ConfigError with every problem in its files."""
     pipelines, problems = read_all(sorted(folder.glob(PATTERN)), environ)
     if problems:
         raise ConfigError(problems)
@@ -47,7 +46,7 @@ def read_pipelines(folder: Path, environ: Mapping[str, str]) -> tuple[Pipeline, 
 
 def read_all(paths: Sequence[Path], environ: Mapping[str, str]) -> tuple[list[Pipeline], list[Problem]]:
     """What can be read of these files, and every problem in the others; two of them with one collection are a problem of the second."""
-    schema = json.loads(files(__package__).joinpath("rag_file.schema.json").read_bytes())
+    schema = json.loads(files(__package__).joinpath("pipeline.schema.json").read_bytes())
     found, problems = dict[str, Pipeline](), list[Problem]()
     for path in paths:
         try:
@@ -67,7 +66,6 @@ def read_all(paths: Sequence[Path], environ: Mapping[str, str]) -> tuple[list[Pi
 def _pipeline(path: Path, document: Document, schema: Mapping[str, Any], environ: Mapping[str, str]) -> Pipeline:
     if problems := check(document, schema):
         raise ConfigError(problems)
-    metadata = document.data.get("metadata") or {}
     written = _sections(document.data.get("spec"))
     spec, problems = expand(replace(document, data={"spec": _acted_on(written)}), ("spec",), environ)
     collection = spec["vector_store"].get("collection") or path.name.removesuffix(".rag.yaml")
@@ -75,14 +73,13 @@ def _pipeline(path: Path, document: Document, schema: Mapping[str, Any], environ
     problems += _further_problems(document, collection, chunking)
     if problems:
         raise ConfigError(sorted(problems, key=lambda problem: problem.line or 0))
-    retrieval = spec["retrieval"]
+    description = (document.data.get("metadata") or {}).get("description")
+    said = {"description": description, "embedding_model": _model(spec["embeddings"])}
     return Pipeline(
         collection=collection,
-        description=metadata.get("description", ""),
-        chunking=chunking,
-        embedding=_embedding(spec["embeddings"]),
-        top_k=retrieval.get("top_k"),
-        similarity_threshold=retrieval.get("similarity_threshold"),
+        settings={name: value for name, value in said.items() if value} | {f"chunk_{name}": value for name, value in chunking.items()},
+        top_k=spec["retrieval"].get("top_k"),
+        similarity_threshold=spec["retrieval"].get("similarity_threshold"),
         file=str(path),
         warnings=tuple(_warnings(written)),
     )
@@ -102,30 +99,23 @@ def _acted_on(spec: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str
     }
 
 
-def _chunking(section: Mapping[str, Any]) -> Chunking:
-    strategy = section.get("strategy")
-    chunking = chunking_of(
-        Chunking(),
-        size=section.get("chunk_size"),
-        overlap=section.get("overlap"),
-        unit=section.get("unit"),
-        strategy="recursive" if strategy == "semantic" else strategy,
-    )
-    return replace(chunking, separators=tuple(section.get("separators") or ()))
+def _chunking(section: Mapping[str, Any]) -> dict[str, Any]:
+    """What the file says of it, by the names of Chunking."""
+    said = {_OF_CHUNKING.get(name, name): value for name, value in section.items() if value is not None}
+    said |= {"strategy": "recursive"} if said.get("strategy") == "semantic" else {}
+    return said | ({"separators": tuple(said["separators"])} if "separators" in said else {})
 
 
-def _embedding(section: Mapping[str, Any]) -> Embedding | None:
-    if not section:
-        return None
-    provider, model = section.get("provider"), section["model"]
-    return Embedding(f"{provider}/{model}" if provider else model, section.get("dimension", 0))
+def _model(section: Mapping[str, Any]) -> str | None:
+    provider, model = section.get("provider"), section.get("model")
+    return f"{provider}/{model}" if provider else model
 
 
-def _further_problems(document: Document, collection: str, chunking: Chunking) -> Iterator[Problem]:
+def _further_problems(document: Document, collection: str, chunking: Mapping[str, Any]) -> Iterator[Problem]:
     """What the schema cannot see."""
-    if not COLLECTION.fullmatch(collection):
+    if not _COLLECTION.fullmatch(collection):
         yield document.problem(("spec", "vector_store", "collection"), f"is {collection!r}", _COLLECTION_REMEDY)
-    for name, message, remedy in faults(chunking):
+    for name, message, remedy in faults(chunking_of(Chunking(), **chunking)):
         yield document.problem(("spec", "chunking", _FIELDS.get(name, name)), message, remedy)
 
 
@@ -137,6 +127,8 @@ def _warnings(spec: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     store = spec["vector_store"]
     if (backend := store.get("backend", "sqlite")) not in _OWN_BACKENDS:
         yield f"spec.vector_store.backend: {backend} is not acted on: the collection is kept in the node's own store"
+    if spec["embeddings"].get("dimension"):
+        yield "spec.embeddings.dimension is not acted on: the first vector of a collection tells it"
     if store.get("connection"):
         yield "spec.vector_store.connection is not acted on: ASTROMESH_DATABASE_URL names a database that nodes share"
     if spec["reranking"].get("enabled"):

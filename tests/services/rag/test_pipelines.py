@@ -7,8 +7,7 @@ import pytest
 
 from app.errors import ConfigError
 from app.services.rag.examination import examine
-from app.services.rag.knowledge import Chunking, Embedding
-from app.services.rag.rag_files import Pipeline, read_pipelines
+from app.services.rag.pipelines import Pipeline, read_pipelines
 
 FULL = """apiVersion: astromesh/v1
 kind: RAGPipeline
@@ -31,35 +30,35 @@ def folder(at: Path, **texts: str) -> Path:
 
 def problems(at: Path, environ: Mapping[str, str] | None = None) -> list[str]:
     with pytest.raises(ConfigError) as raised:
-        read_pipelines(at, environ or {})
+        read_pipelines(at / "rag", environ or {})
     return [str(problem).removeprefix(f"{at}/rag/") for problem in raised.value.problems]
 
 
 def test_a_file_says_how_its_collection_is_cut_embedded_and_searched(tmp_path: Path) -> None:
-    [pipeline] = read_pipelines(folder(tmp_path, a=FULL), {"EMBEDDER": "nomic-embed-text"})
-    assert pipeline == Pipeline(
-        "handbook-v2", "How we work.", Chunking("recursive", 512, 64, "tokens"), Embedding("ollama/nomic-embed-text", 768), 7, 0.4,
-        f"{tmp_path}/rag/a.rag.yaml", pipeline.warnings,
-    )  # fmt: skip
+    [pipeline] = read_pipelines(folder(tmp_path, a=FULL) / "rag", {"EMBEDDER": "nomic-embed-text"})
+    cut = {"chunk_strategy": "recursive", "chunk_size": 512, "chunk_overlap": 64, "chunk_unit": "tokens"}
+    settings = {"description": "How we work.", "embedding_model": "ollama/nomic-embed-text"} | cut
+    assert pipeline == Pipeline("handbook-v2", settings, 7, 0.4, f"{tmp_path}/rag/a.rag.yaml", pipeline.warnings)
     assert [warning.split(" ")[0].rstrip(":") for warning in pipeline.warnings] == [
         "spec.chunking.strategy",
         "spec.embeddings.endpoint",
         "spec.vector_store.backend",
+        "spec.embeddings.dimension",
         "spec.vector_store.connection",
         "spec.reranking",
     ]
 
 
-def test_what_a_file_leaves_out_has_the_usual_values(tmp_path: Path) -> None:
+def test_what_a_file_leaves_out_is_left_to_the_node(tmp_path: Path) -> None:
     at = folder(tmp_path, notes="kind: RAGPipeline\n", parts="kind: RAGPipeline\nspec: {chunking: {chunk_size: 400, separators: ['|']}}\n")
-    notes, parts = read_pipelines(at, {})
-    assert notes == Pipeline("notes", "", Chunking(), None, None, None, f"{tmp_path}/rag/notes.rag.yaml")
-    assert parts.chunking == Chunking(size=400, overlap=60, separators=("|",))
+    notes, parts = read_pipelines(at / "rag", {})
+    assert notes == Pipeline("notes", {}, None, None, f"{tmp_path}/rag/notes.rag.yaml")
+    assert parts.settings == {"chunk_size": 400, "chunk_separators": ("|",)}
 
 
 @pytest.mark.parametrize("backend", ["sqlite", "postgres", "pgvector"])
 def test_the_stores_that_a_node_has_need_no_warning(tmp_path: Path, backend: str) -> None:
-    [pipeline] = read_pipelines(folder(tmp_path, a=f"kind: RAGPipeline\nspec: {{vector_store: {{backend: {backend}}}}}\n"), {})
+    [pipeline] = read_pipelines(folder(tmp_path, a=f"kind: RAGPipeline\nspec: {{vector_store: {{backend: {backend}}}}}\n") / "rag", {})
     assert pipeline.warnings == ()
 
 
@@ -81,8 +80,7 @@ def test_every_mistake_of_every_file_is_told_with_its_line(tmp_path: Path) -> No
     assert problems(at) == [
         "a.rag.yaml:5: spec.chunking.overlap: is 64, and a chunk has 64 tokens; take less than the chunk's size",
         "a.rag.yaml:6: spec.embeddings.model: names ${EMBEDDER}, which is not set; set EMBEDDER, or EMBEDDER_FILE to a file that holds it",
-        "a.rag.yaml:7: spec.vector_store.collection: is 'hand book'; "
-        "write a name of 1 to 63 letters, digits and ._-, a letter or digit first",
+        "a.rag.yaml:7: spec.vector_store.collection: is 'hand book'; write 1 to 140 letters, digits and ._:-, a letter or digit first",
     ]
 
 
@@ -98,6 +96,6 @@ def test_examining_tells_problems_and_warnings_of_each_file(tmp_path: Path) -> N
     at = folder(tmp_path, a=FULL, b="kind: RAGPipeline\nspec: {x: 1}\n", c="kind: [\n", d="kind: RAGPipeline\n")
     found = list(examine(sorted((at / "rag").iterdir()), {"EMBEDDER": "x"}))
     assert [(Path(each.file).name, len(each.problems), len(each.warnings)) for each in found] == [
-        ("a.rag.yaml", 0, 5), ("b.rag.yaml", 1, 0), ("c.rag.yaml", 1, 0), ("d.rag.yaml", 0, 0),
+        ("a.rag.yaml", 0, 6), ("b.rag.yaml", 1, 0), ("c.rag.yaml", 1, 0), ("d.rag.yaml", 0, 0),
     ]  # fmt: skip
     assert {each.kind for each in found} == {"RAGPipeline"}
