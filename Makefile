@@ -5,7 +5,7 @@ CTL := .venv/bin/astromeshctl
 UV_COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run up down check test lint image mesh-watch whatsapp-demo sim bench bench-mesh lock
+.PHONY: help setup run up down check test lint image mesh-watch whatsapp-demo sim bench bench-mesh bench-rag lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ bench: .venv/.dev ## measure, and print the table of bench/README.md
 
 bench-mesh: .venv/.dev ## measure the mesh next to serf and kinship; MINUTES=10 says how long beside busy cores
 	@$(VENV) -m bench.mesh --minutes $(or $(MINUTES),1)
+
+bench-rag: .venv/.dev ## measure the store of rag next to plain FTS5 and NumPy
+	@$(VENV) -m bench.rag
 
 lock: .venv/.dev ## resolve the locks anew from pyproject.toml; UPGRADE=1 takes newer versions
 	$(UV_COMPILE) $(if $(UPGRADE),--upgrade) -o requirements.lock
