@@ -1,7 +1,7 @@
 """Paths that belong to no single service, and requests whose body decides where they go.
 
-A chat completion names a model, which may be an agent; a run names its session, or is given one here, before placement. The body is read
-within the edge's limit and replayed byte for byte to whoever answers.
+A chat completion names a model, which may be an agent; a run names its session, or is given one here, before placement; knowledge is where
+its collection is kept. The body is read within the edge's limit and replayed byte for byte to whoever answers.
 """
 
 import json
@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
+from urllib.parse import parse_qs
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -45,6 +46,8 @@ class Front:
             await (await self._listed(path))(scope, receive, send)
         elif path in ("/v1/chat/completions", "/v1/embeddings") and scope["method"] == "POST":
             await self._by_model(scope, receive, send)
+        elif path in ("/v1/rag/query", "/v1/rag/ingest") and scope["method"] == "POST":
+            await self._by_collection(scope, receive, send)
         elif scope["method"] == "POST" and (run := _RUN.fullmatch(path)):
             await self._run(run[1], scope, receive, send)
         elif path.startswith("/v1/agents") and scope["method"] in ("POST", "PUT", "DELETE"):
@@ -88,6 +91,21 @@ class Front:
         else:
             await self._placement.locate("inference", model)(*request)
 
+    async def _by_collection(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """To whoever keeps the collection that the query or the body names. A form is too large to look into: whoever gets it passes on
+        what it holds."""
+        named = parse_qs(scope["query_string"].decode("latin-1")).get("collection")
+        if named or _content_type(scope).startswith("multipart/"):
+            await self._placement.locate("rag", named[-1] if named else None)(scope, receive, send)
+            return
+        raw, body = await self._json_body(scope, receive)
+        try:
+            collection = body.get("collection")
+            app = self._placement.locate("rag", collection if isinstance(collection, str) else None)
+            await app(scope, _replay(raw, receive), send)
+        finally:
+            self._held -= len(raw)
+
     async def _run(self, agent: str, scope: Scope, receive: Receive, send: Send) -> None:
         raw, body = await self._json_body(scope, receive)
         try:
@@ -128,7 +146,7 @@ class Front:
 
     async def _json_body(self, scope: Scope, receive: Receive) -> tuple[bytes, Mapping[str, Any]]:
         """The request's body, raw and parsed; its length is in ``_held`` until the caller takes it out."""
-        require_json(next((value.decode("latin-1") for name, value in scope["headers"] if name == b"content-type"), ""))
+        require_json(_content_type(scope))
         parts, size, more = list[bytes](), 0, True
         try:
             while more:
@@ -147,6 +165,10 @@ class Front:
             self._held -= size
             raise
         return raw, body
+
+
+def _content_type(scope: Scope) -> str:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"content-type"), "")
 
 
 def _session(body: Mapping[str, Any]) -> str | None:

@@ -38,6 +38,7 @@ LISTINGS = {
     "/v1/models": Listing("/v1/models", "data", "id", ("inference", "agents")),
     "/v1/agents": Listing("/v1/agents", "agents", "name", ("agents",)),
     "/v1/tools": Listing("/v1/tools", "tools", "name", ("tools",)),
+    "/v1/rag/collections": Listing("/v1/rag/collections", "collections", "name", ("rag",)),
     "/v1/providers": Listing("/v1/providers", "providers", "name", ("inference",)),
 }
 

@@ -56,7 +56,7 @@ log = logging.getLogger("app.node")
 
 def load_service(name: str) -> type[Service]:
     """Import the class of a service; only those that the profile enables are ever imported."""
-    module, _, attribute = str(SERVICES[name].target).partition(":")
+    module, _, attribute = SERVICES[name].target.partition(":")
     loaded: Any = getattr(importlib.import_module(module), attribute)
     return loaded  # type: ignore[no-any-return]
 
@@ -76,7 +76,6 @@ class Node:
         self._registry = CollectorRegistry()
         self._recorder = Recorder(profile.observability.traces, content=profile.observability.content)
         enabled = [name for name in SERVICES if profile.services[name]]
-        missing = [name for name in enabled if SERVICES[name].target is None]
         context = NodeContext(
             name=settings.node_name,
             node_id=self.node_id,
@@ -91,10 +90,10 @@ class Node:
             ask_peers=self._ask_peers,
             changed=self._tell_change,
         )
-        self._services = {name: load_service(name)(profile.section(name), context) for name in enabled if name not in missing}
-        self._wire(missing)
+        self._services = {name: load_service(name)(profile.section(name), context) for name in enabled}
+        self._wire()
 
-    def _wire(self, missing: list[str]) -> None:
+    def _wire(self) -> None:
         settings, profile = self._settings, self._profile
         keys = _mesh_keys(settings)
         signer = Signer(self.node_id, keys) if keys else None
@@ -109,13 +108,13 @@ class Node:
         else:
             self.membership = Membership(self._self(local), profile.mesh, client, (self._upstream, signer), self._registry)
             self.peers = self.membership.peers
-        self._placement = Placement(self.node_id, local, missing, self.peers, Forwarder(client, self.peers, self._registry))
+        self._placement = Placement(self.node_id, local, self.peers, Forwarder(client, self.peers, self._registry))
         view = NodeView(
             settings.node_name,
             self.node_id,
             profile,
             self._placement,
-            Health(self.node_id, local, (missing, self._warnings), self.peers, self.membership.check if self.membership else dict),
+            Health(self.node_id, local, self._warnings, self.peers, self.membership.check if self.membership else dict),
             self._draining,
             lambda: self._edge.in_flight,
             time.monotonic(),
@@ -134,7 +133,7 @@ class Node:
             public=profile.services["api"],
             logs_access=profile.observability.access_log,
         )
-        self._warn(missing)
+        self._warn()
 
     def _self(self, local: Mapping[str, LocalService]) -> Self:
         settings = self._settings
@@ -149,7 +148,7 @@ class Node:
             rename=lambda name: self._edge.rename(name),  # noqa: PLW0108 - there is no edge yet
         )
 
-    def _warn(self, missing: list[str]) -> None:
+    def _warn(self) -> None:
         keys = self._settings.api_keys
         if not keys:
             log.warning("no API key is set, so whoever reaches this port may use it; set ASTROMESH_API_KEYS before opening it to a network")
@@ -158,8 +157,6 @@ class Node:
         if len(keys) > 1 and keys[0].name != "node" and not self._settings.mesh_keys:
             log.warning("API key %s is the first, which nodes present to each other: its holder may speak for any client", keys[0].name)
             log.warning("put a key of the nodes' own first, named node, and give it to no client; or set ASTROMESH_MESH_KEY")
-        for name in missing:
-            log.warning("the profile enables %s, but this build does not have it yet; its paths answer 503", name)
         for warning in self._warnings:
             log.warning("%s", warning)
 

@@ -15,7 +15,7 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.context import CURRENT, current
-from app.errors import MethodNotAllowed, NodeError, NotFound, ServiceUnavailable, StoreUnavailable
+from app.errors import MethodNotAllowed, NodeError, NotFound, StoreUnavailable
 from app.forward import MAX_HOPS, Forwarder
 from app.homes import SessionHomes
 from app.peers.peer import Peer, Peers
@@ -63,13 +63,11 @@ def translate(error: HTTPException, scope: Scope) -> NodeError:
 
 
 class Placement:
-    """``missing`` are services that the profile enables and this build lacks; they are answered 503 by name. ``node_id`` is this node's: a
-    peer that turns out to be the node itself is never asked."""
+    """``node_id`` is this node's: a peer that turns out to be the node itself is never asked."""
 
-    def __init__(self, node_id: str, local: Mapping[str, LocalService], missing: Sequence[str], peers: Peers, forwarder: Forwarder) -> None:
+    def __init__(self, node_id: str, local: Mapping[str, LocalService], peers: Peers, forwarder: Forwarder) -> None:
         self._node_id = node_id
         self.local = local
-        self._missing = frozenset(missing)
         self.peers = peers
         self._forwarder = forwarder
         self._homes = SessionHomes()
@@ -81,8 +79,6 @@ class Placement:
             if here is None:
                 raise NotFound(f"The service {service} is switched off on this node (spec.services.{service}).")
             return here
-        if service in self._missing:
-            raise ServiceUnavailable(f"The service {service} is enabled on this node, but this build does not have it yet.")
         if service == "memory" and key is not None:
             return self._at_home(key)
         if here is not None and (here.has(key) or not self._holders(service, key)):
@@ -148,7 +144,7 @@ class Placement:
         for peer in self.peers.all():
             for service in FORWARDED if peer.usable and peer.node_id not in passed else ():
                 behind = 0 if peer.offers(service) else self._behind(peer, service)
-                if behind is not None and service not in self.local and service not in self._missing:
+                if behind is not None and service not in self.local:
                     found[service] = min(behind + 1, found.get(service, MAX_HOPS))
         return found
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.nodes import ROOT
 
-SERVED = ["agents", "inference", "memory", "tools", "channels"]
+SERVED = ["agents", "inference", "memory", "tools", "channels", "rag"]
 KEY = {"Authorization": "Bearer sk-test"}
 VERIFY_TOKEN = "the-token-of-the-handshake"
 _SECRET = "a secret of the tests alone"

@@ -190,11 +190,3 @@ async def test_services_that_nobody_offers_are_503_and_named(nodes: Spine, clien
             assert (response.status, error["code"]) == (503, "service_unavailable"), path
             assert name in error["message"]
             assert "Retry-After" in response.headers
-
-
-async def test_what_a_profile_enables_and_this_build_lacks_is_503_and_says_so(nodes: Spine, client: aiohttp.ClientSession) -> None:
-    node = await nodes.node("early", {"rag": service()})
-    async with client.get(node.url + "/v1/rag/docs") as response:
-        error = (await response.json())["error"]
-        assert (response.status, error["code"]) == (503, "service_unavailable")
-        assert "does not have it yet" in error["message"]

@@ -20,7 +20,7 @@ from tests.nodes import ROOT, RunningNode, profile, start
 from tests.support import serve
 
 REFERENCE = (ROOT / "docs/tools.md").read_text()
-WORKER = ["agents", "tools", "memory", "inference"]
+WORKER = ["agents", "tools", "memory", "inference", "rag"]
 
 
 @dataclass
@@ -127,11 +127,14 @@ def calling(name: str, arguments: Any) -> dict[str, Any]:
 
 async def test_the_commands_of_the_reference_work_through_a_gateway(nodes: Nodes) -> None:
     bodies = examples()
-    assert bodies.keys() == {"http_request", "read_file", "json_transform", "text_summarize"}
+    assert bodies.keys() == {"http_request", "read_file", "json_transform", "knowledge_search", "text_summarize"}
     nodes.world.script = [{"content": "In short."}]
+    hours = {"collection": "handbook", "create": True, "documents": [{"id": "hours", "text": "Our opening hours are 9 to 17."}]}
+    await nodes.post("/v1/rag/ingest", hours)
     results = {name: await nodes.post("/v1/tools/execute", body) for name, body in bodies.items()}
     assert results["read_file"]["result"]["text"] == "Take the train."
     assert results["json_transform"]["result"] == ["Ada", "Kim"]
+    assert [row["source"]["document_id"] for row in results["knowledge_search"]["result"]["results"]] == ["hours"]
     assert results["text_summarize"]["result"]["summary"] == "In short."
     assert "en.wikipedia.org:443 may not be asked; allowed is 127.0.0.1:" in results["http_request"]["error"]
 

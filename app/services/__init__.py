@@ -18,11 +18,11 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class ServiceEntry:
-    """``target`` is "module:Class", or None while this build lacks the service. ``paths`` are the first segments below /v1 that it
-    owns, each with the index of the path segment that holds its key ("/v1/agents/{name}" has its key at 3), None for none.
+    """``target`` is "module:Class". ``paths`` are the first segments below /v1 that it owns, each with the index of the path segment that
+    holds its key ("/v1/agents/{name}" has its key at 3), None for none.
     ``settings`` is the "module:dataclass" of ``spec.<service>`` with its defaults."""
 
-    target: str | None
+    target: str
     paths: Mapping[str, int | None]
     forwarded: bool = True
     files: Files | None = None
@@ -49,7 +49,7 @@ SERVICES: Mapping[str, ServiceEntry] = {
     "channels": ServiceEntry(
         "app.services.channels:Channels", {"channels": None}, files=_CHANNELS_FILE, settings="app.services.channels.settings:Settings"
     ),
-    "rag": ServiceEntry(None, {"rag": None}, files=_RAG_FILES),
+    "rag": ServiceEntry("app.services.rag:Rag", {"rag": 4}, files=_RAG_FILES, settings="app.services.rag.settings:Settings"),
     "observability": ServiceEntry(
         "app.services.observability:Observability",
         {"traces": None, "metrics": None},

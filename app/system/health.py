@@ -22,14 +22,14 @@ class Health:
         self,
         node_id: str,
         local: Mapping[str, LocalService],
-        told: tuple[Sequence[str], Sequence[str]],
+        warnings: Sequence[str],
         peers: Peers,
         mesh: Callable[[], Mapping[str, Check]] = dict,
     ) -> None:
-        """``told`` are the services that this build lacks, and the profile's warnings; ``mesh`` is the check of the node's membership."""
+        """``warnings`` are the profile's; ``mesh`` is the check of the node's membership."""
         self._node_id = node_id
         self._local, self._peers, self._mesh = local, peers, mesh
-        self._missing, self._warnings = told
+        self._warnings = warnings
         self._cached: tuple[float, dict[str, Check]] = (-CACHED_S, {})
         self._lock = asyncio.Lock()
 
@@ -44,10 +44,8 @@ class Health:
             return checks
 
     async def doctor(self) -> dict[str, Check]:
-        """Everything worth telling a person: the services' checks, what this build lacks, the profile's warnings, and the peers."""
+        """Everything worth telling a person: the services' checks, the profile's warnings, and the peers."""
         checks = dict(await self.services())
-        for name in self._missing:
-            checks[name] = Check("unavailable", f"The profile enables {name}, but this build does not have it yet; its paths answer 503.")
         for number, warning in enumerate(self._warnings, 1):
             checks[f"profile.{number}"] = Check("degraded", warning)
         return checks | {f"peer.{peer.name}": self._of_peer(peer) for peer in self._peers.all()}
@@ -58,9 +56,7 @@ class Health:
         if not peer.usable:
             return Check("degraded", f"{peer.state} at {peer.url}: {peer.reason or 'shutting down'}")
         if wanting := sorted(service for service in peer.services if not peer.offers(service)):
-            told = (
-                f"up at {peer.url}, but without {', '.join(wanting)}, which this node's profile asks of it: off there, or not in its build"
-            )
+            told = f"up at {peer.url}, but without {', '.join(wanting)}, which this node's profile asks of it and which is off there"
             return Check("degraded", f"{told}. Requests for that are answered 503 unless another peer has it; nothing else suffers.")
         return Check("ok", f"up at {peer.url}")
 

@@ -138,7 +138,8 @@ def _operation(part: Part, method: str, path: str, content: Mapping[str, Any]) -
         names = content["body"] if isinstance(content["body"], list) else [content["body"]]
         schema = part.reference(names[0]) if len(names) == 1 else {"anyOf": [part.reference(name) for name in names]}
         kind = {"schema": schema, **({"examples": _examples(content["examples"])} if "examples" in content else {})}
-        operation["requestBody"] = {"required": True, "content": {"application/json": kind}}
+        form = {"multipart/form-data": {"schema": part.reference(content["form"])}} if "form" in content else {}
+        operation["requestBody"] = {"required": True, "content": {"application/json": kind, **form}}
     if content.get("public"):
         operation["security"] = []
     return operation

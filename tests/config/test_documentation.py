@@ -78,7 +78,7 @@ def test_no_mapping_of_a_profile_takes_unknown_fields() -> None:
     assert all(schema["additionalProperties"] is False for schema in found)
 
 
-@pytest.mark.parametrize("service", ["agents", "inference", "memory", "tools", "channels"])
+@pytest.mark.parametrize("service", ["agents", "inference", "memory", "tools", "channels", "rag"])
 def test_every_setting_of_a_service_is_described_and_has_one_default(service: str) -> None:
     package = ROOT / "app" / "services" / service
     schema = json.loads((package / "schema.json").read_text())["configuration"]["properties"]

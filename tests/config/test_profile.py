@@ -226,8 +226,8 @@ def test_a_disabled_mesh_is_no_mesh_but_is_checked(tmp_path: Path) -> None:
 
 
 def test_the_sections_of_services_are_checked_by_their_own_schemas(tmp_path: Path) -> None:
-    problems = problems_of(tmp_path, with_spec(WORKER, memory={"max_turn_bites": 1}, rag={"chunk_size": 3}))
-    assert [problem.path for problem in problems] == ["spec.memory.max_turn_bites", "spec.rag"]
+    problems = problems_of(tmp_path, with_spec(WORKER, memory={"max_turn_bites": 1}, rag={"chunk_sise": 3}))
+    assert [problem.path for problem in problems] == ["spec.memory.max_turn_bites", "spec.rag.chunk_sise"]
     assert problems[0].remedy == "did you mean `max_turn_bytes`?"
     assert problems[0].line is not None
     section = load_text(tmp_path, with_spec(WORKER, memory={"max_turn_bytes": 4096})).profile.section("memory")

@@ -29,6 +29,7 @@ OPERATIONS = {(method.upper(), path): operation for path, methods in DOCUMENT["p
 HELLO = [{"role": "user", "content": "What is 17*23?"}]
 TURN = {"messages": [{"role": "user", "content": "hello"}]}
 HISTORY = "/v1/memory/{agent}/history/{session}"
+COLLECTION = "/v1/rag/collections/{collection}"
 LONELY = ("/v1/mesh/join", "/v1/mesh/gossip", "/v1/mesh/sync", "/v1/mesh/probe")
 """What nodes alone say, signed; their own tests have it."""
 
@@ -47,7 +48,7 @@ def routes_of(node: Node) -> Iterator[tuple[str, str]]:
     for route in [*node._system._router.routes, *(route for service in node._services.values() for route in service.routes)]:
         assert isinstance(route, Route)
         for method in (route.methods or set()) - {"HEAD"}:
-            yield method, route.path
+            yield method, route.path.replace(":path}", "}")
 
 
 async def test_every_route_is_in_the_document_and_every_operation_has_a_route(tmp_path: Path) -> None:
@@ -195,6 +196,9 @@ async def converse(recorder: Recorder) -> None:
         await ask("PUT", "/v1/memory/{agent}/runs/{session}/{key}", {**record, "state": state}, key="1" * 64, **demo)
     await ask("POST", "/v1/agents/{name}/run", {"query": "x"}, {"Idempotency-Key": "k"}, name="assistant")
     await ask("POST", "/v1/agents/{name}/run", {"query": "y"}, {"Idempotency-Key": "k"}, name="assistant")
+    await ask("PUT", HISTORY + "/turns/{turn_id}", {**TURN, "semantic": True}, turn_id="t2", **demo)
+    await ask("GET", "/v1/memory/{agent}/semantic?query=hello&max_results=3", agent="assistant")
+    await ask("DELETE", "/v1/memory/{agent}/semantic", agent="assistant")
     await ask("DELETE", HISTORY, **demo)
     await ask("GET", HISTORY, **demo)
 
@@ -230,6 +234,37 @@ async def correspond(recorder: Recorder) -> None:
     token = dead["outbox"][0]["token"]
     for letter in (token, "none"):
         await ask("POST", "/v1/channels/{name}/{box}/{letter}/retry", None, {}, name="crm", box="outbox", letter=letter)
+
+
+async def know(recorder: Recorder) -> None:
+    """Collections, documents and jobs, from their making to their end."""
+    ask, here = recorder.ask, {"collection": "handbook"}
+    for description in ("first", "first", "other"):
+        await ask("POST", "/v1/rag/collections", {"name": "handbook", "description": description})
+        await ask("PUT", COLLECTION, {"description": description}, collection="second")
+    await ask("GET", "/v1/rag/collections")
+    await ask("GET", COLLECTION, **here)
+    sent = {"documents": [{"id": "hours", "text": "Open from 9."}]}
+    for wait in (True, False):
+        for path, body in (("/v1/rag/ingest", here), (COLLECTION + "/ingest", {})):
+            told = await ask("POST", path, {**sent, **body, "wait": wait}, **here)
+    job = {**here, "job": told["job"]["id"]}
+    await ask("GET", COLLECTION + "/jobs?limit=1", **here)
+    await ask("GET", COLLECTION + "/jobs/{job}", **job)
+    await ask("DELETE", COLLECTION + "/jobs/{job}", **job)
+    await ask("POST", "/v1/rag/query", {"query": "open", **here})
+    await ask("POST", COLLECTION + "/query", {"query": "open", "mode": "vectors"}, **here)
+    await ask("POST", COLLECTION + "/query", {"query": "open"}, **here)
+    await ask("POST", COLLECTION + "/query", {"query": "open", "model": "other"}, **here)
+    document = {**here, "document": "a%2Fb"}
+    await ask("PUT", COLLECTION + "/documents/{document}", {"text": "Closed on Sundays."}, **document)
+    await ask("GET", COLLECTION + "/documents/{document}", **document)
+    await ask("GET", COLLECTION + "/documents?limit=1", **here)
+    for _ in range(2):
+        await ask("DELETE", COLLECTION + "/documents/{document}", **document)
+    await ask("DELETE", COLLECTION + "/documents?filter=%7B%22a%22:1%7D", **here)
+    for _ in range(2):
+        await ask("DELETE", COLLECTION, **here)
 
 
 async def mistake(recorder: Recorder) -> None:
@@ -273,6 +308,7 @@ async def test_real_answers_are_documented_and_every_documented_success_is_met(r
     await converse(recorder)
     await make_agents(recorder)
     await correspond(recorder)
+    await know(recorder)
     await mistake(recorder)
     await ask("POST", "/v1/mesh/leave", {"node_id": "self"}, {"Authorization": "Bearer sk-node"})
     await ask("GET", "/v1/system/status")
@@ -288,7 +324,17 @@ async def test_every_operation_with_a_body_wants_it_declared_as_json(recorder: R
     assert len(with_body) > 8
     for method, path in with_body:
         await recorder.ask(
-            method, path, {}, {"Content-Type": "text/plain"}, name="assistant", agent="a", session="s", turn_id="t", key="0" * 64
+            method,
+            path,
+            {},
+            {"Content-Type": "text/plain"},
+            name="assistant",
+            agent="a",
+            session="s",
+            turn_id="t",
+            key="0" * 64,
+            collection="c",
+            document="d",
         )
         assert (method, path, 415) in recorder.seen, path
 

@@ -95,15 +95,6 @@ async def test_status_has_the_shape_that_clients_read_with_real_values(nodes: Sp
     }
 
 
-async def test_a_service_that_this_build_lacks_is_not_said_to_be_on(nodes: Spine, client: aiohttp.ClientSession) -> None:
-    node = await nodes.node("early", {"rag": service()})
-    assert (await ask(client, node, "/v1/system/status"))["services"]["rag"] is False
-    doctor = await ask(client, node, "/v1/system/doctor")
-    assert doctor["checks"]["rag"]["status"] == "unavailable"
-    assert doctor["healthy"] is True
-    assert (await ask(client, node, "/readyz"))["status"] == "ready"
-
-
 async def test_requests_at_work_are_counted(nodes: Spine, client: aiohttp.ClientSession) -> None:
     begun, done = asyncio.Event(), asyncio.Event()
 

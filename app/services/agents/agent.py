@@ -8,12 +8,17 @@ from app.services.agents.cast import Cast, ModelChoice, roles_of
 from app.services.agents.guardrails.guardrail import Guardrail
 from app.services.agents.output import OutputSchema
 from app.services.agents.prompt import Prompt
+from app.services.agents.recollection import Recollecting
 from app.services.agents.remembering import Remembering
+
+SEARCH = "knowledge_search"
+"""The builtin tool that carries out every tool of the type rag."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool that the agent may use. ``type`` is builtin, agent, client or webhook; ``parameters`` is a JSON Schema, None without one.
+    """A tool that the agent may use. ``type`` is builtin, agent, client, webhook or rag; ``parameters`` is a JSON Schema, None without one;
+    ``collections`` are those that a rag tool searches.
 
     ``url`` and ``headers`` are a webhook's, and never shown: they may hold secrets.
     """
@@ -23,13 +28,15 @@ class Tool:
     description: str = ""
     parameters: Mapping[str, Any] | None = None
     agent: str = ""
+    collections: tuple[str, ...] = ()
     url: str = field(default="", repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """One agent. ``memory`` is None without one; ``unavailable`` says why this build cannot run it, "" when it can.
+    """One agent. ``memory`` is None without one, as ``semantic`` is then; ``unavailable`` says why this build cannot run it, "" when it
+    can.
 
     ``permitted`` are the tools that it may call, None for all of them. ``made`` says that it came over HTTP, not from whoever runs the
     node; ``stale`` what is wrong in its file, where that has broken since this agent was read.
@@ -51,6 +58,7 @@ class Agent:
     tools: tuple[Tool, ...] = ()
     permitted: frozenset[str] | None = None
     memory: Remembering | None = None
+    semantic: Recollecting | None = None
     output: OutputSchema | None = None
     guardrails: tuple[Guardrail, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -100,7 +108,7 @@ class Agent:
             "roles": {role: [choice.row() for choice in self.cast.candidates(role).choices] for role in self.roles},
             "orchestration": {"pattern": self.pattern, "max_iterations": self.max_iterations, "timeout_seconds": self.timeout_s},
             "tools": [_tool_row(tool) for tool in self.tools],
-            "memory": self.memory.as_json() if self.memory else None,
+            "memory": self.memory.as_json() | ({"semantic": self.semantic.as_json()} if self.semantic else {}) if self.memory else None,
             "output_schema": self.output.schema if self.output else None,
         }
 
@@ -109,4 +117,5 @@ def _tool_row(tool: Tool) -> dict[str, Any]:
     row: dict[str, Any] = {"name": tool.name, "type": tool.type, "description": tool.description}
     if tool.parameters is not None:
         row["parameters"] = dict(tool.parameters)
-    return row | ({"agent": tool.agent} if tool.agent else {})
+    row |= {"agent": tool.agent} if tool.agent else {}
+    return row | ({"collections": list(tool.collections)} if tool.collections else {})

@@ -16,6 +16,15 @@ _ASK_SCHEMA = {
     "properties": {"query": {"type": "string", "description": "What to ask, with all that is needed to answer it"}},
     "required": ["query"],
 }
+_SEARCH_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "query": {"type": "string", "description": "What to look for, in full words"},
+        "top_k": {"type": "integer", "minimum": 1, "maximum": 20, "description": "How many passages, 5 when left out"},
+    },
+    "required": ["query"],
+    "additionalProperties": False,
+}
 _KEPT_S = 60.0
 _NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
 log = logging.getLogger(__name__)
@@ -57,7 +66,16 @@ class Catalogue:
 
     def _function(self, tool: Tool) -> dict[str, Any]:
         known = self._builtin[tool.name] if tool.type == "builtin" else {}
-        fallback = f"Ask the agent {tool.agent}." if tool.type == "agent" else ""
-        parameters = tool.parameters or known.get("parameters") or (_ASK_SCHEMA if tool.type == "agent" else _NO_PARAMETERS)
-        description = tool.description or known.get("description") or fallback
+        schema, told = _told_of(tool)
+        parameters = tool.parameters or known.get("parameters") or schema
+        description = tool.description or known.get("description") or told
         return {"type": "function", "function": {"name": tool.name, "description": description, "parameters": parameters}}
+
+
+def _told_of(tool: Tool) -> tuple[Mapping[str, Any], str]:
+    """The parameters and the description of a tool whose file gives none."""
+    if tool.type == "agent":
+        return _ASK_SCHEMA, f"Ask the agent {tool.agent}."
+    if tool.type == "rag":
+        return _SEARCH_SCHEMA, f"Search the knowledge in {', '.join(tool.collections)} for passages that answer a question."
+    return _NO_PARAMETERS, ""

@@ -19,8 +19,11 @@ log = logging.getLogger(__name__)
 class Conversation:
     """One agent's session. The turn's id is made once, so that storing it is safe to repeat."""
 
-    def __init__(self, locate: Locate, agent: str, session: str, remembering: Remembering) -> None:
+    def __init__(self, locate: Locate, of: tuple[str, str], remembering: Remembering, *, semantic: bool = False) -> None:
+        """``of`` are agent and session; ``semantic`` has its turns found by what they are about."""
         self._locate = locate
+        agent, session = of
+        self._semantic = semantic
         self._session = session
         self._remembering = remembering
         self._path = f"/v1/memory/{quote(agent, safe='')}/history/{quote(session, safe='')}"
@@ -64,8 +67,8 @@ class Conversation:
 
     async def _put(self, messages: list[Message]) -> None:
         target = f"{self._path}/turns/{self._turn}"
-        ttl = {"ttl_s": self._remembering.ttl_s} if self._remembering.ttl_s else {}
-        await fetch(self._locate("memory", self._session), "PUT", target, {"messages": messages, **ttl})
+        asked = ({"ttl_s": self._remembering.ttl_s} if self._remembering.ttl_s else {}) | ({"semantic": True} if self._semantic else {})
+        await fetch(self._locate("memory", self._session), "PUT", target, {"messages": messages, **asked})
 
 
 def mend(messages: Sequence[Message]) -> list[Message]:

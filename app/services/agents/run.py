@@ -155,14 +155,19 @@ class Runner:
         conversation, past = None, Past()
         history: Sequence[Message] = question.messages
         notes: Sequence[str] = ()
+        recollected: Sequence[Message] = ()
         if agent.memory is not None and question.session is not None and question.transfers is None:
             self._check_size(agent, asked)
-            conversation = Conversation(self._locate, agent.name, question.session, agent.memory)
+            conversation = Conversation(self._locate, (agent.name, question.session), agent.memory, semantic=agent.semantic is not None)
             past, notes = await self._past(agent.memory, conversation, guards)
             history = mend([*past.messages(), *question.messages])
+            if agent.semantic:
+                seen = frozenset(turn.turn_id for turn in past.turns)
+                recollected, more = await agent.semantic.recollect(self._locate, (agent.name, question.session), asked, seen)
+                notes = [*notes, *more]
         if not history:
             raise InvalidBody("The messages answer calls that this session does not have; send a user message.", param="$.messages")
-        return conversation, [*shown(past.summary), *history], notes
+        return conversation, [*recollected, *shown(past.summary), *history], notes
 
     @staticmethod
     async def _past(remembering: Remembering, conversation: Conversation, guards: Guards) -> tuple[Past, Sequence[str]]:

@@ -14,22 +14,23 @@ from app.config.backend import backend_of, told_of
 from app.config.variables import expand
 from app.config.yaml import Document, check, nearest
 from app.errors import ConfigError, Problem
-from app.services.agents.agent import Agent, Tool
+from app.services.agents.agent import SEARCH, Agent, Tool
 from app.services.agents.casting import Casting
 from app.services.agents.guardrails.reading import idle_fields, read_guardrails
 from app.services.agents.output import OutputSchema
 from app.services.agents.patterns import PATTERNS
 from app.services.agents.prompt import Prompt
+from app.services.agents.recollection import Recollecting
 from app.services.agents.remembering import Remembering
 from app.services.agents.settings import Orchestration
 
-_TOOL_TYPES = {"builtin": "builtin", "agent": "agent", "client": "client", "internal": "client", "webhook": "webhook"}
+_TOOL_TYPES = {"builtin": "builtin", "agent": "agent", "client": "client", "internal": "client", "webhook": "webhook", "rag": "rag"}
 _AGENTS_OF_AGENTS = frozenset({"supervisor", "swarm"})
 _NETWORK, _FILES = frozenset({"http_request"}), frozenset({"read_file"})
 """The builtin tools that a permission turned off takes away."""
 _NOT_ACTED_ON = (
     "model.routing.health_check_interval",
-    "memory.semantic",
+    "memory.semantic.backend",
     "permissions.execution",
     "chain",
     "program",
@@ -86,6 +87,7 @@ class _Reading:
             tools=tuple(self.tools(orchestration.pattern)),
             permitted=self.permitted(),
             memory=self.memory(),
+            semantic=self.semantic(),
             output=self.output(),
             guardrails=tuple(read_guardrails(self.spec.get("guardrails", {}), self.problem)),
             warnings=(*self.warnings(), *casting.warnings),
@@ -111,10 +113,10 @@ class _Reading:
             seen.add(tool["name"])
             if pattern in _AGENTS_OF_AGENTS and tool["type"] == "agent" and tool["agent"] == own:
                 self.problem(("tools", index, "agent"), f"is {own!r}, this very agent", "name another agent")
-            if tool["type"] in _TOOL_TYPES:
+            if kind := _kind(tool):
                 parameters = self.parameters(tool, index)
-                description, target = tool.get("description", ""), tool.get("agent", "")
-                yield Tool(tool["name"], _TOOL_TYPES[tool["type"]], description, parameters, target, *self.webhook(tool, index))
+                description, target, collections = tool.get("description", ""), tool.get("agent", ""), tuple(tool.get("collections", ()))
+                yield Tool(tool["name"], kind, description, parameters, target, collections, *self.webhook(tool, index))
 
     def webhook(self, tool: Mapping[str, Any], index: int) -> tuple[str, Mapping[str, str]]:
         """The URL and the headers of a webhook tool, with the values of the variables in them."""
@@ -158,6 +160,11 @@ class _Reading:
         section = self.spec.get("memory", {}).get("conversational")
         return None if section is None else Remembering.read(section)
 
+    def semantic(self) -> Recollecting | None:
+        """Only beside ``conversational``: what is recollected are turns that were stored."""
+        section = self.spec.get("memory", {})
+        return Recollecting.read(section["semantic"]) if {"semantic", "conversational"} <= section.keys() else None
+
     def output(self) -> OutputSchema | None:
         if not (fields := self.spec.get("output_schema")):
             return None
@@ -184,6 +191,10 @@ class _Reading:
         for tool in self.spec.get("tools", []):
             if tool["type"] not in _TOOL_TYPES:
                 yield f"tool `{tool['name']}`: type `{tool['type']}` is not in this build; the model is not told of it"
+            elif not _kind(tool):
+                yield f"tool `{tool['name']}` names no `collections` to search; the model is not told of it"
+            elif "collections" in tool and _kind(tool) != "rag":
+                yield f"tool `{tool['name']}`: `collections` is not acted on; only `{SEARCH}` and tools of the type `rag` search some"
         yield from self.permission_warnings()
         yield from self.memory_warnings()
         yield from idle_fields(self.spec.get("guardrails", {}))
@@ -192,6 +203,8 @@ class _Reading:
         section, used = self.spec.get("memory", {}).get("conversational", {}), backend_of(self.environ)
         if section.get("backend", used) != used:
             yield f"memory backend `{section['backend']}` is not what this node uses: it keeps all conversations in {told_of(used)}"
+        if self.semantic() is None and "semantic" in self.spec.get("memory", {}):
+            yield "`spec.memory.semantic` is not acted on without `spec.memory.conversational`, whose turns it would find"
         if "max_tokens" in section and section.get("strategy", "sliding_window") == "sliding_window":
             yield "`spec.memory.conversational.max_tokens` is not acted on by `sliding_window`; write `strategy: token_budget` for it"
 
@@ -206,6 +219,12 @@ class _Reading:
 
     def problem(self, path: tuple[str | int, ...], message: str, remedy: str) -> None:
         self.problems.append(self.document.problem(("spec", *path), message, remedy))
+
+
+def _kind(tool: Mapping[str, Any]) -> str:
+    """The type that a tool works as; "" for one that cannot be used."""
+    kind = "rag" if tool["name"] == SEARCH and tool["type"] == "builtin" else _TOOL_TYPES.get(tool["type"], "")
+    return "" if kind == "rag" and not tool.get("collections") else kind
 
 
 def _object_schema(parameters: Mapping[str, Any]) -> dict[str, Any]:

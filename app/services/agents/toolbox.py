@@ -12,7 +12,7 @@ from urllib.parse import quote
 from app.body import check, parse_json
 from app.context import RequestContext, current
 from app.errors import InvalidJSON, NodeError
-from app.services.agents.agent import Agent, Tool
+from app.services.agents.agent import SEARCH, Agent, Tool
 from app.services.agents.completion import ToolCall
 from app.services.agents.fetch import fetch
 from app.services.agents.metrics import Metrics
@@ -95,9 +95,13 @@ class Toolbox:
         arguments = _arguments(call)
         if tool.type == "client":
             return ToolResult(call, "client", _HANDED_OVER, None)
-        carry_out = {"agent": self.ask_agent, "webhook": self._post}.get(tool.type, self._execute)
+        carry_out = {"agent": self.ask_agent, "webhook": self._post, "rag": self._search}.get(tool.type, self._execute)
         value = await carry_out(tool, arguments)
         return ToolResult(call, "ok", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), value)
+
+    async def _search(self, tool: Tool, arguments: Mapping[str, Any]) -> Any:
+        """Search the collections of the agent's file, and no others, whatever the model names."""
+        return await self._execute(replace(tool, name=SEARCH), {**arguments, "collections": list(tool.collections)})
 
     async def _execute(self, tool: Tool, arguments: Mapping[str, Any]) -> Any:
         limit = self._settings.tool_timeout_s

@@ -52,6 +52,17 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class NewTurn:
+    """A turn that is to be kept. ``ttl_s`` is how long its conversation stays without another one, None for ever; ``semantic`` has it
+    found by what it is about."""
+
+    turn_id: str
+    messages: list[dict[str, Any]]
+    ttl_s: float | None = None
+    semantic: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """What was said up to and with the turn ``turn_id``, in short. The turns themselves stay."""
 
@@ -88,7 +99,11 @@ WHOLE = Part()
 
 def conversation(agent: str, principal: str, session: str) -> Conversation:
     """The key, checked. Raises BadRequest."""
-    return Conversation(_check_name(agent, "agent", "agent name"), principal, check_session_id(session))
+    return Conversation(check_agent(agent), principal, check_session_id(session))
+
+
+def check_agent(agent: str) -> str:
+    return _check_name(agent, "agent", "agent name")
 
 
 def check_turn_id(turn_id: str) -> str:

@@ -13,9 +13,20 @@ from starlette.routing import BaseRoute, Route
 from app.body import JSONAnswer, read_json, validator
 from app.context import current
 from app.errors import BadRequest, SessionNotFound
-from app.query import whole_number
-from app.services.memory.conversation import Conversation, History, Part, Summary, check_turn_id, conversation, new_turn_id
+from app.query import number, whole_number
+from app.services.memory.conversation import (
+    Conversation,
+    History,
+    NewTurn,
+    Part,
+    Summary,
+    check_agent,
+    check_turn_id,
+    conversation,
+    new_turn_id,
+)
 from app.services.memory.runs import Run, RunKey
+from app.services.memory.semantic import DEFAULT_RESULTS, MAX_RESULTS, Found, Wanted
 from app.session import check_session_id
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -25,9 +36,11 @@ class Histories(Protocol):
     """What the routes need of the service."""
 
     async def history(self, of: Conversation, part: Part) -> History: ...
-    async def append(self, to: Conversation, turn_id: str, messages: list[dict[str, Any]], ttl_s: float | None) -> bool: ...
+    async def append(self, to: Conversation, turn: NewTurn) -> bool: ...
     async def summarise(self, of: Conversation, summary: Summary) -> bool: ...
     async def clear(self, of: Conversation) -> int: ...
+    async def recollect(self, agent: str, wanted: Wanted) -> Found: ...
+    async def forget(self, agent: str) -> bool: ...
 
     @property
     def run_lease_s(self) -> float: ...
@@ -38,7 +51,7 @@ class Histories(Protocol):
 
 def routes(memory: Histories) -> Sequence[BaseRoute]:
     requests = json.loads(files(__package__).joinpath("schema.json").read_bytes())["requests"]
-    return [*_of_histories(memory, requests), *_of_runs(memory, requests)]
+    return [*_of_histories(memory, requests), *_of_runs(memory, requests), _of_meanings(memory)]
 
 
 def _of_histories(memory: Histories, requests: Mapping[str, Any]) -> Sequence[BaseRoute]:
@@ -60,7 +73,7 @@ def _of_histories(memory: Histories, requests: Mapping[str, Any]) -> Sequence[Ba
         of = _conversation(request)
         turn_id = check_turn_id(request.path_params.get("turn_id") or new_turn_id())
         body = await read_json(request, turn_schema)
-        added = await memory.append(of, turn_id, body["messages"], body.get("ttl_s"))
+        added = await memory.append(of, NewTurn(turn_id, body["messages"], body.get("ttl_s"), body.get("semantic", False)))
         return JSONAnswer({"turn_id": turn_id, "session_id": of.session, "agent": of.agent}, 201 if added else 200)
 
     async def summarise(request: Request) -> Response:
@@ -81,6 +94,26 @@ def _of_histories(memory: Histories, requests: Mapping[str, Any]) -> Sequence[Ba
         Route(path + "/turns/{turn_id}", add, methods=["PUT"]),
         Route(path + "/summary", summarise, methods=["PUT"]),
     ]
+
+
+def _of_meanings(memory: Histories) -> BaseRoute:
+    async def semantic(request: Request) -> Response:
+        agent = check_agent(request.path_params["agent"])
+        if request.method == "DELETE":
+            return JSONAnswer({"agent": agent, "forgotten": await memory.forget(agent)})
+        found = await memory.recollect(agent, _wanted(request))
+        return JSONAnswer({"agent": agent, "results": list(found.rows)} | ({"note": found.note} if found.note else {}))
+
+    return Route("/v1/memory/{agent}/semantic", semantic, methods=["GET", "DELETE"])
+
+
+def _wanted(request: Request) -> Wanted:
+    query, session = request.query_params.get("query", ""), request.query_params.get("session_id")
+    if not query.strip():
+        raise BadRequest("The request has no query; send ?query= with what to look for.", param="query")
+    most = whole_number(request, "max_results", MAX_RESULTS) or DEFAULT_RESULTS
+    threshold = number(request, "similarity_threshold", -1.0, 1.0)
+    return Wanted(query, most, threshold, check_session_id(session) if session is not None else None)
 
 
 def _of_runs(memory: Histories, requests: Mapping[str, Any]) -> Sequence[BaseRoute]:

@@ -9,12 +9,13 @@ from typing import Any
 
 from starlette.routing import BaseRoute
 
-from app.errors import StoreUnavailable
+from app.errors import ServiceUnavailable, StoreUnavailable
 from app.services.contract import Check, Facts, NodeContext
-from app.services.memory.conversation import WHOLE, Conversation, History, MemorySettings, Part, Summary, encode_messages
+from app.services.memory.conversation import WHOLE, Conversation, History, MemorySettings, NewTurn, Part, Summary, encode_messages
 from app.services.memory.metrics import Metrics
 from app.services.memory.routes import routes
 from app.services.memory.runs import Run, RunKey
+from app.services.memory.semantic import Found, SemanticMemory, Wanted
 from app.services.memory.sqlite import SQLiteStore
 from app.services.memory.store import Store
 from app.tracing import Span, span
@@ -33,6 +34,7 @@ class Memory:
         self._node = node
         self._metrics = Metrics(node.metrics)
         self._store: Store = SQLiteStore(node.data_dir / "memory", self._settings, node.store_id, self._metrics.waited)
+        self._semantic = SemanticMemory(node.locate)
         self._appended_at = -math.inf
         self.routes: Sequence[BaseRoute] = routes(self)
 
@@ -72,11 +74,13 @@ class Memory:
             told.set("gen_ai.memory.record.count", len(history.turns))
             return history
 
-    async def append(self, to: Conversation, turn_id: str, messages: list[dict[str, Any]], ttl_s: float | None = None) -> bool:
-        encoded = encode_messages(messages, self._settings.max_turn_bytes)
+    async def append(self, to: Conversation, turn: NewTurn) -> bool:
+        encoded = encode_messages(turn.messages, self._settings.max_turn_bytes)
         with self._span("upsert_memory", to), self._counted("write"):
-            added = await self._store.append(to, turn_id, encoded, ttl_s)
+            added = await self._store.append(to, turn.turn_id, encoded, turn.ttl_s)
         self._appended_at = asyncio.get_running_loop().time()
+        if turn.semantic:
+            await self._semantic.remember(to, turn.turn_id, turn.messages, turn.ttl_s)
         return added
 
     async def summarise(self, of: Conversation, summary: Summary) -> bool:
@@ -84,8 +88,21 @@ class Memory:
             return await self._store.summarise(of, summary)
 
     async def clear(self, of: Conversation) -> int:
+        """Delete a conversation, first from semantic memory: what fails there leaves it as it was, to be deleted again."""
         with self._span("delete_memory", of), self._counted("write"):
+            try:
+                await self._semantic.forget(of)
+            except ServiceUnavailable as error:
+                if error.code != ServiceUnavailable.code:
+                    raise
+                log.warning("a conversation is deleted without a look into semantic memory: %s", error)
             return await self._store.clear(of)
+
+    async def recollect(self, agent: str, wanted: Wanted) -> Found:
+        return await self._semantic.find(agent, wanted)
+
+    async def forget(self, agent: str) -> bool:
+        return await self._semantic.forget_all(agent)
 
     def _span(self, operation: str, of: Conversation) -> Span:
         """The span of one access to the store, by OpenTelemetry's conventions for generative AI."""

@@ -19,7 +19,7 @@ from app.context import background
 from app.errors import BadRequest, BodyTooLarge, Conflict, InvalidBody, NodeError, SessionNotFound, StoreUnavailable
 from app.services.memory import Memory
 from app.services.memory import service as memory_service
-from app.services.memory.conversation import MemorySettings, conversation
+from app.services.memory.conversation import MemorySettings, NewTurn, conversation
 from app.services.memory.sqlite import SQLiteStore
 from app.services.memory.sqlite_ledger import Ledger
 from tests.support import mounted, node_context
@@ -182,7 +182,7 @@ async def test_the_check_writes_and_names_what_is_wrong(tmp_path: Path) -> None:
         assert failed.status == "error"
         assert "writable for" in failed.message
         with pytest.raises(StoreUnavailable):
-            await service.append(conversation("a", "", "s"), "t", [{"role": "user"}])
+            await service.append(conversation("a", "", "s"), NewTurn("t", [{"role": "user"}]))
 
 
 async def test_waits_and_failures_are_counted_apart_for_reads_and_writes(tmp_path: Path) -> None:

@@ -16,14 +16,17 @@ from tests.nodes import RunningNode
 from tests.services.observability.test_catalogue import GOLDEN, SUFFIXES, expressions, known
 
 QUESTION = "What is 17*23, and what time is it in Tokyo?"
-SERVICES = ("agents", "tools", "memory", "inference")
+SERVICES = ("agents", "tools", "memory", "inference", "rag")
 
 
 @asynccontextmanager
 async def worked(folder: Path) -> AsyncIterator[tuple[Meshed, list[RunningNode]]]:
-    """A gateway and a node with all else, which have answered a run, a stream of the model, and something that nobody has."""
+    """A gateway and a node with all else, which have answered a run, a stream of the model, a search, and something that nobody had yet."""
     async with meshed(folder) as mesh:
-        gateway, worker = await mesh.node("gateway", ("channels",)), await mesh.node("worker", SERVICES)
+        gateway = await mesh.node("gateway", ("channels",))
+        async with mesh.http.get(f"{gateway.url}/v1/rag/nothing") as response:
+            assert response.status == 503
+        worker = await mesh.node("worker", SERVICES)
         await mesh.together(gateway, worker)
         assert (await mesh.run(gateway, QUESTION))[0] == 200
         asked = {"model": "default", "messages": [{"role": "user", "content": QUESTION}]}
@@ -31,8 +34,10 @@ async def worked(folder: Path) -> AsyncIterator[tuple[Meshed, list[RunningNode]]
             async with mesh.http.post(f"{gateway.url}/v1/chat/completions", json=asked | {"stream": streaming}) as response:
                 assert response.status == 200
                 await response.read()
-        async with mesh.http.get(f"{gateway.url}/v1/rag/nothing") as response:
-            assert response.status == 503
+        document = {"collection": "docs", "create": True, "documents": [{"text": "hello"}]}
+        for path, body in (("ingest", document), ("query", {"collection": "docs", "query": "hello"})):
+            async with mesh.http.post(f"{gateway.url}/v1/rag/{path}", json=body) as response:
+                assert response.status == 200
         yield mesh, [gateway, worker]
 
 

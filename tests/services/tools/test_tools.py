@@ -43,7 +43,7 @@ async def execute(app: ASGIApp, tool_name: str, **arguments: Any) -> Any:
 async def test_tools_are_listed_with_their_parameters(app: ASGIApp, path: str) -> None:
     answer = await ask(app, "GET", path)
     assert answer["count"] == len(answer["tools"])
-    assert {tool["name"] for tool in answer["tools"]} == {"calculator", "datetime_now", *CONFIGURED, "json_transform"}
+    assert {tool["name"] for tool in answer["tools"]} == {"calculator", "datetime_now", *CONFIGURED, "json_transform", "knowledge_search"}
     for tool in answer["tools"]:
         assert tool.keys() - {"reason"} == {"name", "description", "parameters", "type", "available"}
         assert tool["available"] is (tool["name"] not in {"http_request", "read_file"})
@@ -161,7 +161,7 @@ async def test_a_timeout_of_the_callers_own_stays_the_callers() -> None:
 async def test_the_check_names_the_tools(tmp_path: Path) -> None:
     service = Tools({}, node_context(tmp_path))
     told = (await service.check())["tools"].message
-    assert told.startswith("there is calculator, datetime_now, json_transform, text_summarize; http_request is off: ")
+    assert told.startswith("there is calculator, datetime_now, json_transform, knowledge_search, text_summarize; http_request is off: ")
     assert service.facts().keys is None
 
 

@@ -8,6 +8,7 @@ from app.services.tools.builtin import http_request
 from app.services.tools.builtin.calculator import Calculator
 from app.services.tools.builtin.datetime_now import DatetimeNow
 from app.services.tools.builtin.json_transform import JsonTransform
+from app.services.tools.builtin.knowledge_search import KnowledgeSearch
 from app.services.tools.builtin.read_file import ReadFile
 from app.services.tools.builtin.text_summarize import TextSummarize
 from app.services.tools.tool import Tool
@@ -24,5 +25,6 @@ def builtin_tools(sections: Mapping[str, Mapping[str, Any]], locate: Locate) -> 
         http_request.HttpRequest(http_request.settings_of(sections.get("http_request", {}))),
         ReadFile(**sections.get("read_file", {})),
         JsonTransform(),
+        KnowledgeSearch(locate),
         TextSummarize(locate, **sections.get("text_summarize", {})),
     ]
