@@ -38,7 +38,7 @@ def opened(url: str, path: str, body: Any = None, headers: Mapping[str, str] | N
     connection = HTTPConnection(urlsplit(url).netloc, timeout=30)
     sent = {"Content-Type": "application/json", **(headers or {})}
     try:
-        connection.request("GET" if body is None else "POST", path, None if body is None else json.dumps(body), sent)
+        connection.request("GET" if body is None else "POST", path, body if isinstance(body, bytes | None) else json.dumps(body), sent)
         yield connection.getresponse()
     finally:
         connection.close()
@@ -93,6 +93,16 @@ class Stack:
 
     def container(self, service: str, number: int = 1) -> str:
         return f"{self.project}-{service}-{number}"
+
+    def container_at(self, service: str, url: str, scale: int) -> str:
+        """The one of a service's containers that has the address in a URL."""
+        wanted = urlsplit(url).hostname
+        for number in range(1, scale + 1):
+            container = self.container(service, number)
+            addresses = docker("inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}", container).stdout
+            if wanted in addresses.split():
+                return container
+        raise AssertionError(f"no {service} has {url}")
 
     def url(self, service: str = "gateway", port: int = 8000) -> str:
         """Where a published port is on this machine; it changes when the container starts again."""

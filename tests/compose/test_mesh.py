@@ -44,17 +44,7 @@ def revive(made: Stack, container: str) -> None:
 def worker_of(made: Stack, answer: Answer) -> str:
     """The container of the worker that served an answer."""
     nodes = ask(made.url(), "/v1/mesh/state").json["nodes"]
-    return worker_at(made, next(node["url"] for node in nodes if node["name"] == answer.headers["x-astromesh-node"]))
-
-
-def worker_at(made: Stack, url: str) -> str:
-    """The container of the worker with this address."""
-    for number in range(1, WORKERS + 1):
-        container = made.container("worker", number)
-        addresses = docker("inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}", container).stdout.split()
-        if url.split("//")[1].split(":")[0] in addresses:
-            return container
-    raise AssertionError(f"no worker has {url}")
+    return made.container_at("worker", next(node["url"] for node in nodes if node["name"] == answer.headers["x-astromesh-node"]), WORKERS)
 
 
 @contextmanager
@@ -112,7 +102,7 @@ def test_a_run_in_a_killed_workers_hands_ends_in_peer_lost_at_once(scaled: Stack
         peers = ask(scaled.url(), "/v1/system/status").json["peers"]
         return next((str(peer["url"]) for peer in peers if peer["in_flight"]), "")
 
-    victim = worker_at(scaled, wait_until(busy, "a worker has the run"))
+    victim = scaled.container_at("worker", wait_until(busy, "a worker has the run"), WORKERS)
     begun = time.monotonic()
     docker("kill", victim)
     waiting.join(10)
