@@ -18,6 +18,14 @@ class Failure(click.ClickException):
         click.echo(f"{click.style('Error:', fg='red')} {printable(self.format_message())}", err=True)
 
 
+class Refused(Failure):
+    """The node's own answer that it does not do it; ``status`` and ``code`` are the answer's."""
+
+    def __init__(self, message: str, status: int, code: str) -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
 class BadConfiguration(Failure):
     """Configuration that no node could start with."""
 

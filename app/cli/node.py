@@ -3,7 +3,7 @@
 import json
 import ssl
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead, RemoteDisconnected
 from typing import Any
@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, urlencode, urlsplit
 import click
 
 from app import __version__
-from app.cli.failure import Failure
+from app.cli.failure import Failure, Refused
 
 CONNECT_S = 5.0
 ANSWER_S = 60.0
@@ -20,6 +20,14 @@ RUN_S = 660.0
 """An answer that is not streamed may take as long as a request may: the node's own deadline (600 s) is to come first."""
 MAX_LINE = 32 * 1024 * 1024
 _OLDER = frozenset({"not_found", "method_not_allowed"})
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The body of a request."""
+
+    data: bytes
+    type: str = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,26 +73,30 @@ class Node:
         return self._ask("GET", path + (f"?{urlencode(given)}" if given else ""), None, ANSWER_S)
 
     def post(self, path: str, body: Any, within_s: float = ANSWER_S) -> Reply:
-        return self._ask("POST", path, body, within_s)
+        return self.send("POST", path, Content(json.dumps(body).encode()), within_s)
+
+    def send(self, method: str, path: str, content: Content | None = None, within_s: float = ANSWER_S) -> Reply:
+        """Any other request that JSON answers."""
+        return self._ask(method, path, content, within_s)
 
     @contextmanager
     def events(self, path: str, body: Any) -> Iterator[Iterator[Event]]:
         """The events of an answer as they come. Leaving the block closes the connection, which cancels what is left."""
-        with self._answer("POST", path, body, "text/event-stream", ANSWER_S) as response:
+        content = Content(json.dumps(body).encode())
+        with self._answer("POST", path, content, "text/event-stream", ANSWER_S) as response:
             if response.getheader("Content-Type", "").partition(";")[0].strip() != "text/event-stream":
                 self._object(response, "POST", path)  # an error in the one shape, or something that is none
                 raise Failure(f"{self.url} answers POST {path} without a stream of events; it may be older than this command.")
             yield self._events(response)
 
-    def _ask(self, method: str, path: str, body: Any, within_s: float) -> Reply:
-        with self._answer(method, path, body, "application/json", within_s) as response:
+    def _ask(self, method: str, path: str, content: Content | None, within_s: float) -> Reply:
+        with self._answer(method, path, content, "application/json", within_s) as response:
             return Reply(self._object(response, method, path), response.getheader("X-Astromesh-Partial", ""))
 
     @contextmanager
-    def _answer(self, method: str, path: str, body: Any, accept: str, within_s: float) -> Iterator[HTTPResponse]:
+    def _answer(self, method: str, path: str, content: Content | None, accept: str, within_s: float) -> Iterator[HTTPResponse]:
         kind = HTTPSConnection if self._parts.scheme == "https" else HTTPConnection
         connection = kind(self._parts.hostname or "", self._parts.port, timeout=CONNECT_S)
-        data = None if body is None else json.dumps(body).encode()
         try:
             with self._telling():
                 try:
@@ -92,17 +104,18 @@ class Node:
                 except TimeoutError:
                     raise OSError(f"no connection within {CONNECT_S:g} s") from None
                 connection.sock.settimeout(within_s)
-                connection.request(method, self._parts.path + path, data, self._headers(accept, data))
+                with suppress(BrokenPipeError, ConnectionResetError):  # refused before all of it was sent; the answer says why
+                    connection.request(method, self._parts.path + path, content.data if content else None, self._headers(accept, content))
                 response = connection.getresponse()
             with response:  # it holds the socket open, too
                 yield response
         finally:
             connection.close()
 
-    def _headers(self, accept: str, data: bytes | None) -> dict[str, str]:
+    def _headers(self, accept: str, content: Content | None) -> dict[str, str]:
         headers = {"Accept": accept, "User-Agent": f"astromeshctl/{__version__}"}
         headers |= {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        return headers | ({"Content-Type": "application/json"} if data is not None else {})
+        return headers | ({"Content-Type": content.type} if content else {})
 
     def _object(self, response: HTTPResponse, method: str, path: str) -> Mapping[str, Any]:
         """The JSON object of an answer. Raises Failure for an error answer, and for what no node says."""
@@ -123,13 +136,13 @@ class Node:
             raise Failure(f"{self.url} answers {method} {path} with {told} ({kind}), and not as an Astromesh node does; check the URL.")
         raise self._refused(response.status, error)
 
-    def _refused(self, status: int, error: Mapping[str, Any]) -> Failure:
+    def _refused(self, status: int, error: Mapping[str, Any]) -> Refused:
         told = f"{self.url} answers {status}: {error['message']}"
         if status == 401:
-            return Failure(f"{told} Here: ASTROMESH_API_KEY, ASTROMESH_API_KEY_FILE or --api-key.")
-        if error.get("code") in _OLDER:
-            return Failure(f"{told} Either that part of the node is off, or it is of another version than this command ({__version__}).")
-        return Failure(told)
+            told += " Here: ASTROMESH_API_KEY, ASTROMESH_API_KEY_FILE or --api-key."
+        elif error.get("code") in _OLDER:
+            told += f" Either that part of the node is off, or it is of another version than this command ({__version__})."
+        return Refused(told, status, str(error.get("code")))
 
     def _events(self, response: HTTPResponse) -> Iterator[Event]:
         kind, data = "", list[str]()

@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, str] = {
     "agents": "app.cli.agents:agents",
     "tools": "app.cli.tools:tools",
     "providers": "app.cli.providers:providers",
+    "rag": "app.cli.rag:rag",
     "peers": "app.cli.peers:peers",
     "mesh": "app.cli.mesh:mesh",
     "traces": "app.cli.traces:traces",
