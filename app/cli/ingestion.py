@@ -1,8 +1,10 @@
 """Files on their way into a collection: found below paths, sent one by one, and their jobs followed until the last has ended."""
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
@@ -82,15 +84,32 @@ class Ingestion:
         self._fields = {**fields, "wait": "false"}
         self._running = dict[str, str]()  # the ids of jobs, and of the files that they take in
         self._pause = _POLL_S[0]
+        self._interrupted = False
 
     def send(self, files: Sequence[Source]) -> None:
-        """All of them. Raises Failure for what would be the same for every file."""
-        for source in files:
-            while len(self._running) >= AT_ONCE:
+        """All of them. Raises Failure for what would be the same for every file, and KeyboardInterrupt between two requests: the job that
+        one of them made is known then."""
+        with self._interruptible():
+            for source in files:
+                while len(self._running) >= AT_ONCE:
+                    self._follow()
+                self._send(source)
+            while self._running:
                 self._follow()
-            self._send(source)
-        while self._running:
-            self._follow()
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Ctrl-C waits for the request that is under way; a second one does not."""
+
+        def interrupted(number: int, frame: Any) -> None:
+            self._interrupted = True
+            signal.signal(signal.SIGINT, before)
+
+        before = signal.signal(signal.SIGINT, interrupted)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def cancel(self) -> int:
         """Stop what is under way; how much that was."""
@@ -99,6 +118,7 @@ class Ingestion:
         return len(self._running)
 
     def _send(self, source: Source) -> None:
+        self._check_interrupted()
         try:
             content = form(self._fields, source.id, source.path.read_bytes())
             body = self._node.send("POST", f"/v1/rag/ingest?collection={quote(self._collection, safe='')}", content, _SEND_S).body
@@ -117,6 +137,7 @@ class Ingestion:
 
     def _follow(self) -> None:
         """Ask once how far the jobs are; after a while in which none has ended, less often."""
+        self._check_interrupted()
         before = len(self._running)
         for job, source in list(self._running.items()):
             if self._ended(self._node.get(self._path(job)).body, source):
@@ -124,6 +145,10 @@ class Ingestion:
         self._pause = _POLL_S[0] if len(self._running) < before else min(self._pause * 1.5, _POLL_S[1])
         if self._running:
             time.sleep(self._pause)
+
+    def _check_interrupted(self) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     def _ended(self, job: Mapping[str, Any], source: str) -> bool:
         state = job.get("state")

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import click
 
+from app.cli.failure import Failure, Refused
 from app.cli.ingestion import Ingestion, Outcome, Source, refuse_failed, sources
 from app.cli.invocation import Asked, asks_node
 from app.cli.output import note, note_missing, show, show_json
@@ -151,6 +152,10 @@ def _sent(ingestion: Ingestion, files: Sequence[Source]) -> str:
     """Send them all; what to say where somebody interrupted that."""
     try:
         ingestion.send(files)
+    except Refused as error:
+        if error.code != "collection_not_found":
+            raise
+        raise Failure(f"{error.message} Here: --create.") from error
     except KeyboardInterrupt:
         return f"interrupted; {count(ingestion.cancel(), 'file')} under way cancelled, what was in stays"
     return ""
@@ -163,15 +168,17 @@ def _progress(total: int, *, plain: bool) -> Iterator[Callable[[Outcome], None]]
         yield lambda outcome: None
     elif sys.stderr.isatty():
         failed = list[Outcome]()
-        with click.progressbar(length=total, file=sys.stderr, label=count(total, "file")) as bar:
+        try:
+            with click.progressbar(length=total, file=sys.stderr, label=count(total, "file")) as bar:
 
-            def advance(outcome: Outcome) -> None:
-                failed.extend([outcome] if outcome.error else [])
-                bar.update(1)
+                def advance(outcome: Outcome) -> None:
+                    failed.extend([outcome] if outcome.error else [])
+                    bar.update(1)
 
-            yield advance
-        for each in failed:
-            _tell(each)
+                yield advance
+        finally:
+            for each in failed:
+                _tell(each)
     else:
         yield _tell
 
@@ -189,7 +196,7 @@ def _sum_up(asked: Asked, name: str, outcomes: Sequence[Outcome]) -> None:
     if asked.as_json:
         show_json({"collection": name, "documents": len(taken), "chunks": chunks, "files": [asdict(each) for each in outcomes]})
         return
-    show(f"{count(len(taken), 'document')} in {count(chunks, 'chunk')} are in {cell(name)}.")
+    show(f"{count(len(taken), 'document')} in {count(chunks, 'chunk')} went into {cell(name)}.")
 
 
 @rag.command()
