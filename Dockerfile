@@ -11,10 +11,13 @@ ARG PIP_TRUSTED_HOST
 # requirements-all.lock adds the export of traces.
 ARG LOCK=requirements.lock
 COPY ${LOCK} /requirements.lock
-# The venv has no pip of its own. Bytecode is unchecked: nothing changes below /opt/venv, and layers do not keep mtimes to check by.
+# The venv has no pip of its own. NumPy, as large as all the rest, searches vectors only where SQLite cannot load vec0. Bytecode is unchecked: nothing changes below /opt/venv, and layers do not keep mtimes to check by.
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv --without-pip /opt/venv \
     && pip --python /opt/venv/bin/python install --require-hashes --only-binary :all: --no-compile -r /requirements.lock \
+    && cd /opt/venv/lib/python3*/site-packages \
+    && if /opt/venv/bin/python -c "import sqlite3; c = sqlite3.connect(':memory:'); c.enable_load_extension(True); c.load_extension('./sqlite_vec/vec0')"; \
+        then rm -r numpy numpy-*.dist-info numpy.libs; fi \
     && find /opt/venv/lib \( -name '*.pyx' -o -name '*.pyi' -o -name '*.pxd' -o -name '*.[ch]' -o -name '*.hash' \) -delete \
     && find /opt/venv/lib -depth -type d -name tests -exec rm -rf {} + \
     && rm -f /opt/venv/bin/[Aa]ctivate* \
