@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from app.postgres import parse
+from app.services.rag.postgres import PostgresStore
 from app.services.rag.sqlite import SqliteStore
 from app.services.rag.store import KnowledgeStore
 
@@ -31,6 +33,12 @@ def sqlite(request: pytest.FixtureRequest) -> Iterator[Place]:
     yield sqlite_place(request.getfixturevalue("tmp_path") / "rag")
 
 
+@contextmanager
+def postgres(request: pytest.FixtureRequest) -> Iterator[Place]:
+    url: str = request.getfixturevalue("postgres_url")
+    source = f"from app.postgres import parse\nfrom app.services.rag.postgres import PostgresStore\nstore = PostgresStore(parse({url!r}))"
+    yield Place(lambda: PostgresStore(parse(url)), source)
+
+
 Factory = Callable[[pytest.FixtureRequest], AbstractContextManager[Place]]
-PLACES = [pytest.param(sqlite, id="sqlite")]
-"""Each may carry marks: ``pytest.param(postgres, id="postgres", marks=pytest.mark.databases)``."""
+PLACES = [pytest.param(sqlite, id="sqlite"), pytest.param(postgres, id="postgres", marks=pytest.mark.databases)]
