@@ -60,6 +60,10 @@ class Server:
     def resume(self) -> None:
         docker("unpause", self.container)
 
+    def run(self, *command: str) -> str:
+        """Run a command where the server is; what it prints."""
+        return docker("exec", self.container, *command)
+
     def url(self, database: str | int = 0) -> str:
         scheme, user = ("postgresql", "postgres") if self.kind == "postgres" else ("redis", "")
         return f"{scheme}://{user}:{quote(PASSWORD, safe='')}@127.0.0.1:{self.port}/{database}"

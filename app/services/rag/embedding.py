@@ -49,7 +49,7 @@ def check_cuts(there: Collection, cuts: Sequence[Cut], model: str | None) -> int
             told = f"{named!r} is searched by words alone, and these vectors come from {model!r}"
             raise EmbeddingMismatch(f"The collection {told}; create one with that embedding_model, or ingest without vectors.")
         return 0
-    if given and model != own.model:
+    if (model or given) and model != own.model:
         told = f"{named!r} has vectors of {own.model!r}, and these chunks come with {f'those of {model!r}' if model else 'none'}"
         raise EmbeddingMismatch(f"The collection {told}; embed with {own.model!r}, or create another collection for the other model.")
     if any(vector is None for vector in given):

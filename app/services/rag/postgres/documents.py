@@ -1,7 +1,9 @@
 """Documents and their chunks: put in whole, listed and deleted. Within a transaction; what writes holds the lock of the collection."""
 
 # ruff: noqa: S608 - what is put into these statements are constants, conditions of filters.py and numbers of parameters
+import asyncio
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from app.errors import DocumentNotFound
@@ -15,6 +17,16 @@ from app.services.rag.postgres.filters import Parameters
 _BATCH = 500
 """Rows in one statement: each has a time limit."""
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A chunk as it is kept."""
+
+    text: bytes
+    words: str
+    length: int
+    vector: Vector | None
 
 
 async def put(connection: Connection, there: rows.Kept, cuts: Sequence[Cut], model: str | None, why_no_vectors: str) -> int:
@@ -110,13 +122,7 @@ async def _add_documents(connection: Connection, collection: int, keyed: Sequenc
 async def _add_chunks(connection: Connection, collection: int, numbered: Sequence[tuple[int, Cut, int]]) -> int:
     """Keep chunks; of how many words they are."""
     keys = await _new_keys(connection, len(numbered))
-    texts, indexed, kept = list[bytes](), list[tuple[str, int]](), list[tuple[int, int, Vector]]()
-    for key, (document, cut, number) in zip(keys, numbered, strict=True):
-        chunk, told = cut.chunks[number], f"chunk {number} of the document {cut.document.id!r}"
-        texts.append(rows.blob(chunk.text))
-        indexed.append(words.vector(collection, chunk.text, told))
-        if chunk.vector is not None:
-            kept.append((key, document, embedding.kept(chunk.vector, told)))
+    made = await asyncio.to_thread(lambda: [_made(collection, cut, number) for _, cut, number in numbered])
     statement = (
         "INSERT INTO astromesh_rag_chunks (key, collection, document, number, text, length, words)"
         " SELECT key, $1, document, number, text, length, words::tsvector FROM"
@@ -124,10 +130,17 @@ async def _add_chunks(connection: Connection, collection: int, numbered: Sequenc
         " AS given (key, document, number, text, length, words)"
     )
     owners, numbers = [document for document, _, _ in numbered], [number for _, _, number in numbered]
-    lengths = [length for _, length in indexed]
-    await connection.execute(statement, collection, keys, owners, numbers, texts, lengths, [written for written, _ in indexed])
-    await vectors.add(connection, collection, kept)
+    texts, indexed, lengths = ([getattr(each, name) for each in made] for name in ("text", "words", "length"))
+    await connection.execute(statement, collection, keys, owners, numbers, texts, lengths, indexed)
+    rows_of_vectors = zip(keys, owners, (each.vector for each in made), strict=True)
+    await vectors.add(connection, collection, [(key, owner, vector) for key, owner, vector in rows_of_vectors if vector is not None])
     return sum(lengths)
+
+
+def _made(collection: int, cut: Cut, number: int) -> Made:
+    chunk, told = cut.chunks[number], f"chunk {number} of the document {cut.document.id!r}"
+    written, length = words.vector(collection, chunk.text, told)
+    return Made(rows.blob(chunk.text), written, length, None if chunk.vector is None else embedding.kept(chunk.vector, told))
 
 
 async def add_waiting(connection: Connection, job: int, documents: Sequence[Document]) -> None:

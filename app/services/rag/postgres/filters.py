@@ -6,7 +6,6 @@ A value has a kind, and only values of one kind are compared: true is not 1 and 
 # ruff: noqa: S608 - what is put into these statements are constants and the numbers of parameters
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -57,18 +56,23 @@ def condition(where: Filter, document: str, collection: int, parameters: Paramet
 
 def _term(of: Condition, document: str, collection: int, parameters: Parameters) -> str:
     key = f"collection = {parameters.add(collection, 'int')} AND field = {parameters.add(field(of.key), 'bytea')}"
-    found = f"{document} IN (SELECT document FROM astromesh_rag_metadata WHERE {key}"
     if of.is_ == "exists":
-        terms = [f"{'' if wanted else 'NOT '}{found})" for wanted in {bool(value) for value in of.values}]
+        terms = [_among(document, key, holds=wanted) for wanted in {bool(value) for value in of.values}]
         return f"({' OR '.join(terms) or 'false'})"
     values = [comparable for comparable in map(_comparable, of.values) if comparable.kind != _NOTHING]
     if of.is_ in ("eq", "ne"):
         digests = parameters.add([value.digest for value in values], "bytea[]")
-        return f"{'NOT ' if of.is_ == 'ne' else ''}{found} AND digest = ANY ({digests}))"
+        return _among(document, f"{key} AND digest = ANY ({digests})", holds=of.is_ == "eq")
     numbers = parameters.add([value.number for value in values if value.kind == _NUMBER], "numeric[]")
     texts = parameters.add([value.text for value in values if value.kind == _TEXT], "bytea[]")
     relation = _RELATIONS[of.is_]
-    return f"{found} AND (number {relation} ANY ({numbers}) OR text {relation} ANY ({texts})))"
+    return _among(document, f"{key} AND (number {relation} ANY ({numbers}) OR text {relation} ANY ({texts}))", holds=True)
+
+
+def _among(document: str, matching: str, *, holds: bool) -> str:
+    """Whether a document is one of those with matching metadata. IS keeps PostgreSQL from making a join of it, whose kind it would choose
+    by statistics that a collection does not have right after it was filled: so they are looked up in a hash table."""
+    return f"({document} IN (SELECT document FROM astromesh_rag_metadata WHERE {matching})) IS {holds}"
 
 
 def _comparable(value: Any) -> Comparable:
@@ -77,7 +81,7 @@ def _comparable(value: Any) -> Comparable:
     if isinstance(value, bool):
         return _made(_BOOLEAN, b"1" if value else b"0")
     if isinstance(value, int | float):
-        return _NO_VALUE if math.isnan(value) else _number(value)
+        return _number(value) if value == value else _NO_VALUE  # NaN is not; isnan does not take every int
     if isinstance(value, str):
         return Comparable(_TEXT, _digest(_TEXT, rows.blob(value)), text=rows.blob(value))
     return _made(_NESTED, rows.blob(json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))))

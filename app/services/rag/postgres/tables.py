@@ -27,7 +27,7 @@ CREATE INDEX astromesh_rag_metadata_by_value ON astromesh_rag_metadata (collecti
 CREATE TABLE astromesh_rag_chunks (
     key bigint PRIMARY KEY, collection int NOT NULL, document bigint NOT NULL, number int NOT NULL, text bytea NOT NULL,
     length int NOT NULL, words tsvector NOT NULL
-);
+) WITH (toast_tuple_target = 8160);
 CREATE INDEX astromesh_rag_chunk_of_document ON astromesh_rag_chunks (document);
 CREATE INDEX astromesh_rag_chunk_by_word ON astromesh_rag_chunks USING gin (words);
 CREATE TABLE astromesh_rag_jobs (

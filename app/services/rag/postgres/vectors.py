@@ -5,8 +5,10 @@ scores are equal.
 """
 
 # ruff: noqa: S608 - what is put into these statements are constants, conditions of filters.py and numbers of parameters
+import asyncio
 import heapq
 from collections.abc import Sequence
+from typing import Any
 
 from app.errors import InvalidBody, StoreUnavailable
 from app.postgres import Address, Connection
@@ -74,11 +76,16 @@ async def find(connection: Connection, there: rows.Kept, vector: Vector, where: 
         " JOIN astromesh_rag_documents d ON d.key = v.document WHERE v.chunk = ANY ($1::bigint[])",
         near,
     )
-    scored = [(-embedding.cosine(query, kept), document_id, number, key) for document_id, number, key, kept in found]
-    best = heapq.nsmallest(limit, scored)
+    best = await asyncio.to_thread(_nearest, query, found, limit)
     told = await connection.fetch(_HIT.format(score="c.key"), [key for *_, key in best])
     by_key = {row[3]: row for row in told}
     return [words.hit((*by_key[key][:3], -distance, by_key[key][4])) for distance, _, _, key in best]
+
+
+def _nearest(query: Sequence[float], found: Sequence[Any], limit: int) -> list[tuple[float, bytes, int, int]]:
+    """(minus the cosine, document id, chunk, key) of the best, of rows of document id, chunk, key and vector."""
+    scored = ((-embedding.cosine(query, kept), document_id, number, key) for document_id, number, key, kept in found)
+    return heapq.nsmallest(limit, scored)
 
 
 async def _candidates(connection: Connection, there: rows.Kept, query: Vector, where: Filter, limit: int) -> Sequence[int]:

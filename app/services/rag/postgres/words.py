@@ -25,6 +25,7 @@ MAX_WORDS = 1000
 _MAX_WORD = 200
 _MAX_TIMES = 16
 """How often a word stands in a chunk is counted up to here: BM25 gives for more hardly more."""
+_POSITIONS = ("", "", *(":" + ",".join(map(str, range(1, times + 1))) for times in range(2, _MAX_TIMES + 1)))
 _MAX_VECTOR = 1_000_000
 _CJK = "\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
 _RUN = re.compile(f"([{_CJK}]+)|[^{_CJK}]+")
@@ -33,21 +34,22 @@ _ACCENTS = re.compile("[\u0300-\u036f]+")
 # The rank of one word that stands n times is 6/pi² · (1 + 1/4 + 1/9 + … + 1/n²), from which n is got back: what is missing to the whole
 # sum is 1/(n + 1/2), nearly. Then BM25 with the usual 1.2 and 0.75.
 _FIND = """
-WITH asked AS (SELECT word, word::tsquery AS query FROM unnest($1::text[]) AS word),
-found AS (
-    SELECT asked.word, chunk.key, chunk.length, count(*) OVER (PARTITION BY asked.word) AS holders,
-        round(1 / (1.64493406685 * (1 - ts_rank('{{1,1,1,1}}', chunk.words, asked.query))) - 0.5) AS times
-    FROM asked CROSS JOIN LATERAL (SELECT * FROM astromesh_rag_chunks WHERE words @@ asked.query) AS chunk
+WITH found AS (
+    SELECT holding.* FROM unnest($1::text[]) AS asked (word) CROSS JOIN LATERAL (
+        SELECT key, document, length, count(*) OVER () AS holders,
+            round(1 / (1.64493406685 * (1 - ts_rank('{{1,1,1,1}}', words, asked.word::tsquery))) - 0.5) AS times
+        FROM astromesh_rag_chunks WHERE words @@ asked.word::tsquery
+    ) AS holding
 ),
-scored AS (
+best AS (
     SELECT key, round(1e9 * sum(
         ln(1 + ($2::float8 - holders + 0.5) / (holders + 0.5)) * 2.2 * times / (times + 1.2 * (0.25 + 0.75 * length / $3::float8))
     )) / 1e9 AS score
-    FROM found GROUP BY key
+    FROM found WHERE {held} GROUP BY key ORDER BY score DESC FETCH FIRST ({limit}) ROWS WITH TIES
 )
-SELECT d.id, c.number, c.text, scored.score, d.metadata
-FROM scored JOIN astromesh_rag_chunks c ON c.key = scored.key JOIN astromesh_rag_documents d ON d.key = c.document
-WHERE {held} ORDER BY scored.score DESC, d.id, c.number LIMIT {limit}
+SELECT d.id, c.number, c.text, best.score, d.metadata
+FROM best JOIN astromesh_rag_chunks c ON c.key = best.key JOIN astromesh_rag_documents d ON d.key = c.document
+ORDER BY best.score DESC, d.id, c.number LIMIT {limit}
 """
 
 
@@ -55,7 +57,7 @@ def vector(collection: int, text: str, of: str) -> tuple[str, int]:
     """The words of a text as a tsvector in which only the number of positions counts, and how many words there are. A word carries the
     key of its collection, so that a search meets only that one's. Raises InvalidBody."""
     counted = Counter(word for piece in _pieces(text) for word in _indexed(piece))
-    entries = [f"'{collection}/{word}':{','.join(map(str, range(1, min(times, _MAX_TIMES) + 1)))}" for word, times in counted.items()]
+    entries = [f"'{collection}/{word}'{_POSITIONS[min(times, _MAX_TIMES)]}" for word, times in counted.items()]
     written = " ".join(entries)
     if len(written.encode()) > _MAX_VECTOR:
         raise InvalidBody(f"{of} holds more different words than PostgreSQL takes for one; cut the document into smaller chunks.")
@@ -68,7 +70,7 @@ async def find(connection: Connection, there: rows.Kept, query: str, where: Filt
         return []
     chunks = there.collection.chunks
     parameters = Parameters([asked, float(chunks), max(there.words, 1) / chunks])
-    held = filters.condition(where, "c.document", there.key, parameters)
+    held = filters.condition(where, "document", there.key, parameters)
     statement = _FIND.format(held=held, limit=parameters.add(limit, "bigint"))
     return [hit(row) for row in await connection.fetch(statement, *parameters)]
 
