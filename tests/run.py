@@ -120,7 +120,7 @@ SUITES = (
     Suite(
         "databases",
         180,
-        (("docker", "build", "-q", "-t", "astromesh-databases:test", "tests/databases"), (*PYTEST, "-m", "databases")),
+        (("docker", "build", "-q", "-t", "astromesh-databases:test", "tests/databases"), (*PYTEST, *PARALLEL, "-m", "databases")),
         missing_engine,
     ),
     Suite("hostile", 120, ((*PYTEST, "-m", "hostile"),), missing_files),

@@ -70,7 +70,6 @@ class Server:
 
     def pooler_url(self, database: str) -> str:
         """The same database by way of PgBouncer, which gives out its two connections for one transaction at a time."""
-        docker("exec", "--user", "postgres", self.container, "pgbouncer", "-d", "/etc/pgbouncer/pgbouncer.ini")
         return f"postgresql://postgres:{quote(PASSWORD, safe='')}@127.0.0.1:{self.pooler_port}/{database}"
 
     def sql(self, statement: str, database: str = "postgres") -> Any:
@@ -119,6 +118,8 @@ def server(kind: Kind) -> Iterator[Server]:
         port, pooler = (int(docker("port", container, str(inner)).rpartition(":")[2]) for inner in ports)
         made = Server(kind, container, port, pooler)
         made.start()
+        if kind == "postgres":
+            docker("exec", "--user", "postgres", container, "pgbouncer", "-d", "/etc/pgbouncer/pgbouncer.ini")
         yield made
     finally:
         docker("rm", "--force", "--volumes", container)
