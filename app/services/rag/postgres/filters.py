@@ -5,7 +5,6 @@ A value has a kind, and only values of one kind are compared: true is not 1 and 
 
 # ruff: noqa: S608 - what is put into these statements are constants and the numbers of parameters
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -84,7 +83,7 @@ def _comparable(value: Any) -> Comparable:
         return _number(value) if value == value else _NO_VALUE  # NaN is not; isnan does not take every int
     if isinstance(value, str):
         return Comparable(_TEXT, _digest(_TEXT, rows.blob(value)), text=rows.blob(value))
-    return _made(_NESTED, rows.blob(json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))))
+    return _made(_NESTED, rows.blob(rows.canonical(value)))
 
 
 def _number(value: int | float) -> Comparable:

@@ -1,12 +1,17 @@
 """Values as columns, and rows as values."""
 
 import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from app.services.rag.knowledge import Chunking, Collection, Document, Embedding, Job, Name
+from app.services.rag.encoding import blob as blob
+from app.services.rag.encoding import canonical as canonical
+from app.services.rag.encoding import chunking as chunking
+from app.services.rag.encoding import chunking_blob as chunking_blob
+from app.services.rag.encoding import json_blob as json_blob
+from app.services.rag.encoding import mapping as mapping
+from app.services.rag.encoding import text as text
+from app.services.rag.knowledge import Collection, Document, Embedding, Job, Name
 
 COLLECTION = "key, words, name, owner, description, model, dimension, chunking, created_at, documents, chunks"
 JOB = "id, state, total, done, chunks, error, created_at, finished_at, chunking"
@@ -21,38 +26,12 @@ class Kept:
     collection: Collection
 
 
-def blob(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
-
-
-def text(blob: bytes) -> str:
-    return blob.decode("utf-8", "surrogatepass")
-
-
-def json_blob(value: Any) -> bytes:
-    return blob(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
-
-
-def mapping(of: bytes) -> Mapping[str, Any]:
-    found: dict[str, Any] = json.loads(text(of))
-    return found
-
-
 def digest(text: str) -> bytes:
     return hashlib.sha256(blob(text)).digest()
 
 
 def name_digest(of: Name) -> bytes:
     return digest(f"{len(of.owner)} {of.owner}{of.name}")
-
-
-def chunking_blob(chunking: Chunking) -> bytes:
-    return json_blob(asdict(chunking))
-
-
-def chunking(of: bytes) -> Chunking:
-    found = dict(mapping(of))
-    return Chunking(**{**found, "separators": tuple(found["separators"])})
 
 
 def kept(row: Any) -> Kept:

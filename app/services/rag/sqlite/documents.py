@@ -4,7 +4,8 @@
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 
-from app.errors import CollectionNotFound, DocumentNotFound, EmbeddingMismatch
+from app.errors import CollectionNotFound, DocumentNotFound
+from app.services.rag import embedding
 from app.services.rag.knowledge import Collection, Cut, Document, Filter, Name
 from app.services.rag.sqlite import file, filters, rows, vectors, words
 
@@ -22,7 +23,7 @@ def collection(connection: sqlite3.Connection) -> Collection:
 
 def put(connection: sqlite3.Connection, cuts: Sequence[Cut], model: str | None) -> int:
     """Add or replace documents; the number of their chunks. Raises EmbeddingMismatch."""
-    dimension = _check_embedding(collection(connection), cuts, model)
+    dimension = embedding.check_cuts(collection(connection), cuts, model)
     replaced = _remove(connection, _keys_of(connection, [rows.blob(cut.document.id) for cut in cuts]))
     last = {cut.document.id: cut for cut in cuts}  # of two with one id the later counts
     chunks = sum(_add(connection, cut) for cut in last.values())
@@ -57,27 +58,6 @@ def delete(connection: sqlite3.Connection, ids: Sequence[str] | None, where: Fil
     held, values = filters.condition(where, "key")
     matching = [key for (key,) in connection.execute(f"SELECT key FROM documents WHERE {held}", values)]
     return _remove(connection, matching if named is None else sorted({*matching} & {*named}))
-
-
-def _check_embedding(there: Collection, cuts: Sequence[Cut], model: str | None) -> int:
-    """The collection's dimension, from now on. Raises EmbeddingMismatch."""
-    given = [chunk.vector for cut in cuts for chunk in cut.chunks]
-    dimensions = {len(vector) for vector in given if vector is not None}
-    named, own = there.of.name, there.embedding
-    if own is None:
-        if dimensions or model is not None:
-            told = f"{named!r} is searched by words alone, and these vectors come from {model!r}"
-            raise EmbeddingMismatch(f"The collection {told}; create one with that embedding_model, or ingest without vectors.")
-        return 0
-    if (model or (own.model if not given else None)) != own.model:
-        told = f"{named!r} has vectors of {own.model!r}, and these chunks come with {f'those of {model!r}' if model else 'none'}"
-        raise EmbeddingMismatch(f"The collection {told}; embed with {own.model!r}, or create another collection for the other model.")
-    if any(vector is None for vector in given):
-        raise EmbeddingMismatch(f"The collection {named!r} has vectors of {own.model!r}, and a chunk comes with none; embed every chunk.")
-    expected = own.dimension or next(iter(dimensions), 0)
-    if dimensions - {expected}:
-        raise vectors.mismatch(there.of, own.model, expected, next(iter(dimensions - {expected})))
-    return expected
 
 
 def _add(connection: sqlite3.Connection, cut: Cut) -> int:

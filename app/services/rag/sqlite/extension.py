@@ -6,9 +6,9 @@ import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 
+from app.services.rag.embedding import room
 from app.services.rag.knowledge import Filter
 from app.services.rag.sqlite import filters
-from app.services.rag.sqlite.vectors import room
 
 _SPARE = 32
 """So many more than wanted are looked at, to see that the next best is worse by more than rounding."""

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.services.rag.embedding import room
 from app.services.rag.knowledge import Filter
 from app.services.rag.sqlite import filters
-from app.services.rag.sqlite.vectors import room
 
 MAX_BYTES = 256 * 1024 * 1024
 """Of vectors in memory: 174,000 chunks with 384 dimensions each."""

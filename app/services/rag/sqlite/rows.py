@@ -1,45 +1,17 @@
-"""Values as columns. Texts are kept as UTF-8 in BLOBs: half a surrogate pair, which JSON may bring, and NUL stay as they came, and the
-order of bytes is that of code points."""
+"""Values as columns. Texts are kept as bytes (encoding.py)."""
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
-from app.services.rag.knowledge import Chunking, Collection, Embedding, Name
+from app.services.rag.encoding import blob as blob
+from app.services.rag.encoding import canonical as canonical
+from app.services.rag.encoding import chunking as chunking
+from app.services.rag.encoding import chunking_blob as chunking_blob
+from app.services.rag.encoding import json_blob as json_blob
+from app.services.rag.encoding import mapping as mapping
+from app.services.rag.encoding import text as text
+from app.services.rag.knowledge import Collection, Embedding, Name
 
 COLLECTION = "name, owner, description, model, dimension, chunking, created_at, documents, chunks"
-
-
-def blob(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
-
-
-def text(blob: bytes) -> str:
-    return blob.decode("utf-8", "surrogatepass")
-
-
-def json_blob(value: Any) -> bytes:
-    return blob(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
-
-
-def canonical(value: Any) -> str:
-    """JSON that is the same for equal values."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-
-
-def mapping(of: bytes) -> Mapping[str, Any]:
-    found: dict[str, Any] = json.loads(text(of))
-    return found
-
-
-def chunking_blob(chunking: Chunking) -> bytes:
-    return json_blob(asdict(chunking))
-
-
-def chunking(of: bytes) -> Chunking:
-    found = dict(mapping(of))
-    return Chunking(**{**found, "separators": tuple(found["separators"])})
 
 
 def collection(row: tuple[Any, ...]) -> Collection:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.errors import StoreUnavailable
+from app.services.rag import embedding
 from app.services.rag.knowledge import Filter, Hit, Name, Vector
 from app.services.rag.sqlite import extension, vectors
 from app.services.rag.sqlite.file import transaction
@@ -53,7 +54,7 @@ class Searcher:
         """Raises EmbeddingMismatch, and StoreUnavailable where nothing searches vectors."""
         if not self.name:
             raise StoreUnavailable(self.reason)
-        query = vectors.unit(vector, "the query")
+        query = embedding.unit(vector, "the query")
         if not vectors.check_query(connection, of, len(query)) or limit < 1:
             return []
         with transaction(connection, write=False):
