@@ -96,6 +96,16 @@ async def test_a_condition_compares_numbers_with_numbers_and_texts_with_texts_an
     assert await ids(store, OF, where) == sorted(found)
 
 
+async def test_whole_numbers_of_any_size_are_kept_and_compared(store: KnowledgeStore) -> None:
+    await store.create(collection())
+    numbers = {"large": 10**400, "middle": 2**53 + 1, "small": -(10**400)}
+    await store.put(OF, [cut(name, "text", metadata={"n": number}) for name, number in numbers.items()], None)
+    assert await ids(store, OF, condition("n", "gt", 0)) == ["large", "middle"]
+    assert await ids(store, OF, condition("n", "lt", -(10**300))) == ["small"]
+    assert await ids(store, OF, condition("n", "eq", float(2**53))) == []
+    assert (await store.document(OF, "large"))[0].metadata == {"n": 10**400}
+
+
 async def test_few_that_match_are_found_among_many_that_do_not(store: KnowledgeStore) -> None:
     await store.create(collection(dimension=2))
     cuts = [vectors(f"d{number:04}", (1.0, number / 1000), metadata={"rare": number % 250 == 249}) for number in range(1000)]

@@ -58,7 +58,7 @@ def _comparable(value: Any) -> tuple[int, int | float | bytes]:
     if isinstance(value, bool):
         return _BOOLEAN, int(value)
     if isinstance(value, int | float):
-        return (_NOTHING, 0) if math.isnan(value) else (_NUMBER, _number(value))
+        return (_NUMBER, _number(value)) if value == value else (_NOTHING, 0)  # NaN is not; isnan does not take every int
     if isinstance(value, str):
         return _TEXT, rows.blob(value)
     return _NESTED, rows.blob(rows.canonical(value))
@@ -71,4 +71,4 @@ def _number(value: int | float) -> int | float:
     try:
         return float(value)
     except OverflowError:
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
