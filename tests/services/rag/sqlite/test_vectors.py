@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import InvalidBody, StoreUnavailable
+from app.services.rag import embedding
 from app.services.rag.knowledge import Filter, Hit
 from app.services.rag.sqlite import SqliteStore, extension, file, vectors
 from app.services.rag.sqlite.matrix import Matrices
@@ -64,7 +65,7 @@ def searched(folder: Path, candidates: Candidates, query: list[float], where: Fi
         if candidates.__name__ == "<lambda>":
             extension.load(connection)
         with file.transaction(connection, write=False):
-            unit = vectors.unit(query, "the query")
+            unit = embedding.unit(query, "the query")
             return list(vectors.best(connection, unit, candidates(connection, path, vectors.pack(query, "it"), where, limit), limit))
 
 
