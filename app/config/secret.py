@@ -13,7 +13,7 @@ ENVIRONMENT = "environment"
 KEY_FILE_S = 1.0
 """Seconds between looks at a key file."""
 log = logging.getLogger(__name__)
-_OWN = ("ASTROMESH_API_KEYS", "ASTROMESH_MESH_KEY", "ASTROMESH_DATABASE_URL", "OPENAI_API_KEY")
+_OWN = ("ASTROMESH_API_KEYS", "ASTROMESH_MESH_KEY", "ASTROMESH_DATABASE_URL", "ASTROMESH_REDIS_URL", "OPENAI_API_KEY")
 _KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _KEY_SECRET = re.compile(r"[!-~]+")
 

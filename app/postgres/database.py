@@ -45,6 +45,8 @@ class Database:
         self._patience = patience
         self._store_id = ""
         self._preparing = asyncio.Lock()
+        self._returning = set[asyncio.Task[None]]()
+        """What gives connections back whose callers have left before they had them."""
 
     @property
     def store_id(self) -> str:
@@ -100,6 +102,7 @@ class Database:
         finally:
             try:
                 async with asyncio.timeout(self._patience.rollback_s):
+                    await asyncio.gather(*self._returning)
                     await self._pool.close()
             except faults.foreign_errors():
                 self._pool.terminate()
@@ -138,7 +141,7 @@ class Database:
         """A connection in a transaction. One that was lost while it lay in the pool is replaced: nothing has happened in it yet."""
         opening = _opening(self._patience, snapshot=snapshot)
         for _ in range(self._patience.connections):
-            connection = await self._pool.acquire(timeout=self._patience.connect_s)
+            connection = await self._acquire()
             try:
                 await connection.execute(opening, timeout=self._patience.connect_s)
             except BaseException as error:
@@ -150,6 +153,21 @@ class Database:
             else:
                 return connection
         raise lost
+
+    async def _acquire(self) -> Any:
+        """A connection. Whoever leaves meanwhile leaves the connecting to its end: cancelled, asyncpg would report an error of nobody's."""
+        acquiring = asyncio.ensure_future(self._pool.acquire(timeout=self._patience.connect_s))
+        try:
+            return await asyncio.shield(acquiring)
+        except asyncio.CancelledError:
+            returning = asyncio.create_task(self._give_back(acquiring))
+            self._returning.add(returning)
+            returning.add_done_callback(self._returning.discard)
+            raise
+
+    async def _give_back(self, acquiring: asyncio.Future[Any]) -> None:
+        with suppress(*faults.foreign_errors()):
+            await self._pool.release(await acquiring)
 
     async def _undo(self, connection: Any) -> None:
         """Roll back what has failed or was cancelled; a connection where that is not possible at once is cut, and the server rolls back."""

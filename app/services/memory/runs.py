@@ -4,6 +4,9 @@ from dataclasses import dataclass, replace
 
 from app.errors import Conflict, KeyReused, RunUnderWay
 
+_REMEMBERED = 16
+"""Attempts under one key that are still known to have been taken over: each had a whole lease, so this is long."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunKey:
@@ -16,7 +19,8 @@ class RunKey:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One attempt. ``state`` is running, done or released; ``answer`` is JSON, None where none is kept."""
+    """One attempt. ``state`` is running, done or released; ``answer`` is JSON, None where none is kept. ``before`` are tokens of attempts
+    before it, for stores that keep the last attempt alone."""
 
     token: str
     session: str
@@ -25,6 +29,7 @@ class Run:
     state: str
     at_us: int
     answer: bytes | None = None
+    before: tuple[str, ...] = ()
 
     def is_alive(self, now_us: int, lease_s: float) -> bool:
         return self.state == "running" and abs(now_us - self.at_us) <= lease_s * 1e6
@@ -36,6 +41,8 @@ def claimed(there: Run | None, mine: Run, lease_s: float) -> Run:
     token whose run has ended or been taken over."""
     if there is None:
         return mine
+    if mine.token in there.before:
+        raise lost()
     if there.token == mine.token:
         return replace(still(there, mine.token), at_us=mine.at_us)
     if there.fingerprint != mine.fingerprint:
@@ -44,7 +51,7 @@ def claimed(there: Run | None, mine: Run, lease_s: float) -> Run:
         return there
     if there.is_alive(mine.at_us, lease_s):
         raise under_way()
-    return replace(mine, attempt=there.attempt + 1)
+    return replace(mine, attempt=there.attempt + 1, before=(*there.before, there.token)[-_REMEMBERED:])
 
 
 def still(there: Run | None, token: str) -> Run:

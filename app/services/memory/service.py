@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.routing import BaseRoute
 
+from app.config.backend import DATABASE_URL, REDIS_URL, backend_of
 from app.errors import ServiceUnavailable, StoreUnavailable
 from app.services.contract import Check, Facts, NodeContext
 from app.services.memory.conversation import WHOLE, Conversation, History, MemorySettings, NewTurn, Part, Summary, encode_messages
@@ -16,7 +17,6 @@ from app.services.memory.metrics import Metrics
 from app.services.memory.routes import routes
 from app.services.memory.runs import Run, RunKey
 from app.services.memory.semantic import Found, SemanticMemory, Wanted
-from app.services.memory.sqlite import SQLiteStore
 from app.services.memory.store import Store
 from app.tracing import Span, span
 
@@ -33,7 +33,7 @@ class Memory:
         self._settings = MemorySettings(**config)
         self._node = node
         self._metrics = Metrics(node.metrics)
-        self._store: Store = SQLiteStore(node.data_dir / "memory", self._settings, node.store_id, self._metrics.waited)
+        self._store = _store(self._settings, node, self._metrics)
         self._semantic = SemanticMemory(node.locate)
         self._appended_at = -math.inf
         self.routes: Sequence[BaseRoute] = routes(self)
@@ -45,14 +45,23 @@ class Memory:
             yield
 
     async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._store.follow(self._node.changed))
+            group.create_task(self._sweep())
+
+    async def _sweep(self) -> None:
         """Remove, now and then, what is due."""
+        told = False
         while True:
             await asyncio.sleep(self._settings.sweep_interval_s)
             try:
                 with self._counted("write"):
                     await self._store.sweep()
+                told = False
             except StoreUnavailable as error:
-                log.warning("what is due to be deleted stays for now: %s", error)
+                if not told:  # once for each time that the store is away
+                    log.warning("what is due to be deleted stays for now: %s", error)
+                told = True
 
     def facts(self) -> Facts:
         return Facts(keys=None, store_id=self._store.store_id)
@@ -144,3 +153,19 @@ class Memory:
         except StoreUnavailable:
             self._metrics.failed(work)
             raise
+
+
+def _store(settings: MemorySettings, node: NodeContext, metrics: Metrics) -> Store:
+    """The store that the environment names; only what it needs is imported. Raises ConfigError for a URL that is none."""
+    backend = backend_of(node.environ)
+    if backend == "postgres":
+        from app.services.memory.postgres import PostgresStore
+
+        return PostgresStore(node.environ[DATABASE_URL], settings)
+    if backend == "redis":
+        from app.services.memory.redis import RedisStore
+
+        return RedisStore(node.environ[REDIS_URL], settings)
+    from app.services.memory.sqlite import SQLiteStore
+
+    return SQLiteStore(node.data_dir / "memory", settings, node.store_id, metrics.waited)

@@ -37,6 +37,9 @@ class SQLiteStore:
             self._reader = stack.enter_context(ThreadPoolExecutor(_READERS, "memory-read"))
             yield
 
+    async def follow(self, changed: Callable[[], None]) -> None:
+        """Everything is known from the start."""
+
     async def append(self, to: Conversation, turn_id: str, messages: bytes, ttl_s: float | None) -> bool:
         return await self._write(self.conversations.append, to, turn_id, messages, ttl_s)
 

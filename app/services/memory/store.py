@@ -1,5 +1,6 @@
 """What every store of conversations does, wherever it keeps them; tests/services/memory/test_store.py says it in full."""
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -24,6 +25,10 @@ class Store(Protocol):
     def open(self) -> AbstractAsyncContextManager[None]:
         """Acquire on enter, release on exit. A place elsewhere that cannot be reached now is no error here. Raises ConfigError for what no
         waiting mends."""
+        ...
+
+    async def follow(self, changed: Callable[[], None]) -> None:
+        """Background work: learn of a place elsewhere what is not known yet, and call ``changed`` when ``store_id`` is another."""
         ...
 
     async def append(self, to: Conversation, turn_id: str, messages: bytes, ttl_s: float | None) -> bool:

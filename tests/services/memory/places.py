@@ -6,6 +6,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from app.services.memory.conversation import MemorySettings
+from app.services.memory.postgres import PostgresStore
+from app.services.memory.redis import RedisStore
 from app.services.memory.sqlite import SQLiteStore
 from app.services.memory.store import Store
 
@@ -24,3 +26,11 @@ class Place:
 
 def sqlite(folder: Path, stack: AsyncExitStack) -> Place:
     return Place(lambda settings: SQLiteStore(folder / "memory", settings, "5" * 12, lambda work, seconds: None), stack)
+
+
+def postgres(url: str, stack: AsyncExitStack) -> Place:
+    return Place(lambda settings: PostgresStore(url, settings), stack)
+
+
+def redis(url: str, stack: AsyncExitStack) -> Place:
+    return Place(lambda settings: RedisStore(url, settings), stack)

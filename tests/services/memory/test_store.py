@@ -3,17 +3,20 @@
 import asyncio
 import itertools
 import json
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from app.errors import Conflict, KeyReused, RunUnderWay
 from app.services.memory.conversation import WHOLE, Conversation, Part, Summary
 from app.services.memory.runs import Run, RunKey
 from app.services.memory.store import Store
-from tests.services.memory.places import Place, sqlite
+from tests.services.memory.places import Place, postgres, redis, sqlite
 
 OF = Conversation("assistant", "", "s1")
 KEY = RunKey("assistant", "", "0" * 64)
@@ -22,10 +25,15 @@ ANSWER = b'{"answer":"yes"}'
 Next = Callable[[], Store]
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(
+    params=["sqlite", pytest.param("postgres", marks=pytest.mark.databases), pytest.param("redis", marks=pytest.mark.databases)]
+)
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
     async with AsyncExitStack() as stack:
-        yield sqlite(tmp_path, stack)
+        if request.param == "sqlite":
+            yield sqlite(tmp_path, stack)
+        else:
+            yield {"postgres": postgres, "redis": redis}[request.param](request.getfixturevalue(f"{request.param}_url"), stack)
 
 
 @pytest.fixture
@@ -237,7 +245,7 @@ async def test_a_summary_of_what_is_not_there_is_not_kept(turn_about: Next) -> N
 
 async def test_a_conversation_that_nobody_uses_goes_after_its_time_with_its_answers(turn_about: Next) -> None:
     other = Conversation("assistant", "", "s2")
-    await add(turn_about(), "t1", ttl_s=0.2)
+    await add(turn_about(), "t1", ttl_s=1)
     await add(turn_about(), "t1", of=other, ttl_s=1000)
     await turn_about().summarise(OF, Summary("t1", "short"))
     await claim(turn_about(), "mine")
@@ -320,6 +328,20 @@ async def test_a_released_or_abandoned_key_may_be_claimed_again_and_the_attempts
     await mine.release(KEY, "t2")
     with pytest.raises(RunUnderWay):
         await claim(mine, "t4")
+    await late.finish(KEY, "t3", ANSWER)
+    with pytest.raises(Conflict, match="lease ran out"):
+        await claim(mine, "t2")
+    assert (await claim(mine, "t4")).answer == ANSWER
+
+
+async def test_a_run_that_was_taken_over_does_not_come_back_when_the_next_one_gives_up(place: Place) -> None:
+    mine, late = await place.open(), await place.open(run_lease_s=0)
+    await claim(mine, "t1")
+    assert (await claim(late, "t2")).attempt == 2
+    await late.release(KEY, "t2")
+    with pytest.raises(Conflict, match="lease ran out"):
+        await claim(mine, "t1")
+    assert (await claim(late, "t3")).attempt == 3
 
 
 async def test_of_many_that_claim_at_once_at_most_one_begins(place: Place) -> None:
@@ -384,3 +406,49 @@ async def test_a_run_that_is_not_there_cannot_be_finished_and_may_be_released(tu
 async def test_a_store_that_is_well_can_be_probed_and_says_where_it_keeps_things(turn_about: Next) -> None:
     await turn_about().probe()
     assert turn_about().place
+
+
+# ---- all of it, against a list
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    actions=st.lists(
+        st.tuples(
+            st.integers(0, 2),
+            st.one_of(
+                st.tuples(st.just("append"), st.sampled_from("uvwxyz"), st.sampled_from("12")),
+                st.tuples(st.sampled_from(["clear", "sweep"]), st.just(""), st.sampled_from("12")),
+                st.tuples(st.just("summarise"), st.sampled_from("uvwxyz"), st.sampled_from("12")),
+            ),
+        ),
+        max_size=25,
+    )
+)
+async def test_three_stores_of_one_place_behave_as_one_list_of_turns(
+    turn_about: Next, actions: list[tuple[int, tuple[str, str, str]]]
+) -> None:
+    stores, run = [turn_about() for _ in range(3)], secrets.token_hex(4)
+    turns: dict[str, list[str]] = {"1": [], "2": []}
+    covered: dict[str, str] = {}
+    for which, (action, turn_id, session) in actions:
+        store, of = stores[which], Conversation("a", run, session)
+        there = turns[session]
+        if action == "append":
+            assert await add(store, turn_id, said(turn_id), of) is (turn_id not in there)
+            there += [turn_id] if turn_id not in there else []
+        elif action == "clear":
+            assert await store.clear(of) == len(there)
+            turns[session] = []
+            covered.pop(session, None)
+        elif action == "summarise":
+            more = turn_id in there and there.index(turn_id) > (there.index(covered[session]) if session in covered else -1)
+            assert await store.summarise(of, Summary(turn_id, turn_id)) is more
+            covered |= {session: turn_id} if more else {}
+        else:
+            await store.sweep()
+        for key, expected in turns.items():
+            for each in stores:
+                history = await each.history(Conversation("a", run, key), WHOLE)
+                assert [turn.turn_id for turn in history.turns] == expected
+                assert (history.summary.turn_id if history.summary else None) == covered.get(key)
