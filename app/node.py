@@ -89,6 +89,7 @@ class Node:
             traces=self._recorder,
             ask_peers=self._ask_peers,
             changed=self._tell_change,
+            store_for_new_session=lambda: self._placement.store_for_new_session(),  # noqa: PLW0108 - there is no placement yet
         )
         self._services = {name: load_service(name)(profile.section(name), context) for name in enabled}
         self._wire()

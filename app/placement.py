@@ -92,7 +92,7 @@ class Placement:
     def store_for_new_session(self) -> str:
         """The store that a new session begins in: this node's own, else any that can be reached, else one of last resort; NO_STORE where
         there is none."""
-        own = self.local["memory"].facts().store_id if "memory" in self.local else None
+        own = self._own_store
         reached = self._stores(lambda peer: peer.usable) or self._stores(lambda peer: peer.state == "suspect")
         return own or random.choice(sorted(reached) or [NO_STORE])
 
@@ -123,11 +123,16 @@ class Placement:
         return next(iter(stores), NO_STORE)
 
     def _unheard(self) -> list[str]:
-        """Peers that may keep a store of which this node has not heard."""
-        return [peer.name for peer in self.peers.all() if peer.facts is None and peer.offers("memory")]
+        """Nodes that may keep a store of which this node has not heard: a peer's, or one elsewhere that has not been reached yet."""
+        here = [] if self._own_store or "memory" not in self.local else ["this node's own store"]
+        return here + [peer.name for peer in self.peers.all() if peer.offers("memory") and not peer.store_id]
+
+    @property
+    def _own_store(self) -> str | None:
+        return self.local["memory"].facts().store_id if "memory" in self.local else None
 
     def _stores(self, counts: Callable[[Peer], bool]) -> set[str]:
-        own = self.local["memory"].facts().store_id if "memory" in self.local else None
+        own = self._own_store
         keeping = [peer for peer in self.peers.all() if peer.offers("memory") or peer.reaches("memory")]
         return {own} - {None} | {peer.store_id for peer in keeping if peer.store_id and counts(peer)}  # type: ignore[return-value]
 

@@ -41,6 +41,7 @@ def node_context(data_dir: Path, neighbours: Neighbours | None = None, environ: 
         metrics=CollectorRegistry(),
         draining=asyncio.Event(),
         environ=environ or {},
+        store_for_new_session=lambda: "5" * 12,
     )
 
 

@@ -17,6 +17,8 @@ from tests.support import serve
 
 WORKER = ["agents", "tools", "memory", "rag"]
 RUN = "/v1/agents/assistant/run"
+EQUAL = ["shared", *(pytest.param(kind, marks=pytest.mark.databases) for kind in ("postgres", "redis"))]
+"""Ways in which two workers share one store."""
 
 
 @dataclass
@@ -57,7 +59,9 @@ class Workers:
 
 @pytest.fixture
 async def workers(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Workers]:
-    """With the parameter ``shared`` they have one data directory, and so one store."""
+    """With the parameter ``shared`` they have one data directory, and so one store; with ``postgres`` or ``redis`` one server."""
+    server = {"postgres": "ASTROMESH_DATABASE_URL", "redis": "ASTROMESH_REDIS_URL"}.get(request.param)
+    environ = {server: request.getfixturevalue(f"{request.param}_url")} if server else {}
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(aiohttp.ClientSession())
         models = [openai_server().on(CHAT, replies(completion(f"I am {name}."))) for name in ("one", "two")]
@@ -66,7 +70,7 @@ async def workers(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterat
             url = await stack.enter_async_context(serve(model))
             made = profile(tmp_path / f"{name}.yaml", [*WORKER, "inference"], memory={"run_lease_s": 1.0})
             data = tmp_path / ("shared" if request.param == "shared" else name)
-            nodes.append(await start(stack, made, data, OPENAI_BASE_URL=url))
+            nodes.append(await start(stack, made, data, OPENAI_BASE_URL=url, **environ))
         peers = {name: (node.url, WORKER) for name, node in zip(("one", "two"), nodes, strict=True)}
         gateway = await start(stack, profile(tmp_path / "gateway.yaml", ["channels"], peers=peers), tmp_path / "g")
         while True:
@@ -76,7 +80,7 @@ async def workers(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterat
         yield Workers(gateway, nodes, models, http)
 
 
-@pytest.mark.parametrize("workers", ["shared"], indirect=True)
+@pytest.mark.parametrize("workers", EQUAL, indirect=True)
 async def test_a_run_whose_worker_is_killed_is_run_again_by_the_other_and_says_that_it_is_the_second(workers: Workers) -> None:
     for model in workers.models:
         model.on(CHAT, hangs)

@@ -209,7 +209,7 @@ class Membership:
             load,
             services=self._me.services,
             catalogue_hash=hashlib.blake2b(json.dumps(keys, sort_keys=True).encode(), digest_size=8).hexdigest(),
-            store_id=next((each.store_id for each in facts.values() if each.store_id), ""),
+            store_id=(facts["memory"].store_id if "memory" in facts else None) or "",
             draining=self._draining,
         )
 

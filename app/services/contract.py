@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
+from app.session import NO_STORE
 from app.tracing import OFF, Recorder
 
 AskPeers = Callable[[str], Awaitable[tuple[Sequence[tuple[str, Any]], Sequence[str]]]]
@@ -43,10 +44,16 @@ def untold() -> None:
     """The ``changed`` of a node that nobody else has to know of."""
 
 
+def no_store() -> str:
+    """The ``store_for_new_session`` of a node that knows of none."""
+    return NO_STORE
+
+
 @dataclass(frozen=True, slots=True)
 class NodeContext:
     """What a service may know of its node. ``environ`` is the process environment with every ``X_FILE`` secret already read into ``X``;
-    a service whose facts have changed calls ``changed``, so that other nodes hear of it at once."""
+    a service whose facts have changed calls ``changed``, so that other nodes hear of it at once. ``store_id`` is the data directory's;
+    a session that is made here is named after ``store_for_new_session``, which may be another."""
 
     name: str
     node_id: str
@@ -60,6 +67,7 @@ class NodeContext:
     traces: Recorder = OFF
     ask_peers: AskPeers = no_peers
     changed: Callable[[], None] = untold
+    store_for_new_session: Callable[[], str] = no_store
 
 
 class Service(Protocol):

@@ -92,7 +92,7 @@ class System:
             "services": {name: name in placement.local or (name == "api" and on) for name, on in view.profile.services.items()},
             "reaches": _reached(placement.reaches(), by_node=bool(current().hops)),
             "keys": {name: sorted(each.keys) for name, each in facts.items() if each.keys is not None},
-            "store_id": next((each.store_id for each in facts.values() if each.store_id), None),
+            "store_id": facts["memory"].store_id if "memory" in facts else None,
             "draining": view.draining.is_set(),
             "believes_caller": current().from_peer,
             "in_flight": view.in_flight() - current().from_peer,  # a probe is not work

@@ -26,10 +26,10 @@ from app.sse import EventStream, encode
 
 
 class Routes:
-    """The handlers. A session that is made here, for a run that came without one, names the store of this node."""
+    """The handlers. A session that is made here, for a run that came without one, names the store that this node begins sessions in."""
 
     def __init__(self, editor: Editor, runner: Runner, node: NodeContext, message_bytes: int) -> None:
-        self._editor, self._runner, self._store_id, self._locate = editor, runner, node.store_id, node.locate
+        self._editor, self._runner, self._node = editor, runner, node
         requests: Mapping[str, Any] = json.loads(files(__package__).joinpath("schema.json").read_bytes())["requests"]
         self._run_schema, self._chat_schema = validator(requests["run"]), validator(requests["chat"])
         self._desk = Desk(editor, runner, self._run_schema, node, message_bytes)
@@ -44,7 +44,7 @@ class Routes:
     async def run(self, request: Request) -> Response:
         agent = await self._editor.find(request.path_params["name"])
         body = await read_json(request, self._run_schema)
-        session = session_of(body) or new_session_id(self._store_id)
+        session = session_of(body) or new_session_id(self._node.store_for_new_session())
         streaming = _accepts_events(request)
         record = await self._record(request, agent, session, body)
         if record and record.answer is not None:
@@ -60,7 +60,7 @@ class Routes:
         given = request.headers.get("idempotency-key")
         if given is None:
             return None
-        record = RunRecord(self._locate, agent.name, session, digest_of_key(given), digest_of(body, session))
+        record = RunRecord(self._node.locate, agent.name, session, digest_of_key(given), digest_of(body, session))
         await record.begin(wait=prefers_to_wait(request.headers.getlist("prefer")))
         return record
 

@@ -105,7 +105,7 @@ class Talk:
             told = f"The question's session_id is {session!r} and the header X-Session-Id of the socket {self._context.session!r}"
             raise BadRequest(f"{told}; send one of the two, or the same in both.", param="session_id")
         # Who names none goes on with the conversation of this socket.
-        session = session or self._session or new_session_id(self._desk.node.store_id)
+        session = session or self._session or new_session_id(self._desk.node.store_for_new_session())
         self._session = session
         active().set("session.id", session)
         asked = question_of(body, session, streaming=True)
