@@ -39,7 +39,7 @@ VARIABLES = (
     "ASTROMESH_LOG_LEVEL",
     "ASTROMESH_LOG_FORMAT",
 )
-OF_COMPOSE = frozenset(("ASTROMESH_PUBLISH_HOST", "ASTROMESH_PUBLISH_PORT"))
+OF_COMPOSE = frozenset(("ASTROMESH_PUBLISH_HOST", "ASTROMESH_PUBLISH_PORT", "ASTROMESH_LOCK"))
 """What docker-compose.yaml alone reads; exported, they reach a node that runs without Docker too, and mean nothing to it."""
 OF_COMMAND = frozenset(("ASTROMESH_URL", "ASTROMESH_API_KEY", "ASTROMESH_API_KEY_FILE"))
 """What astromeshctl alone reads; whoever exports them for it may start a node in the same shell."""

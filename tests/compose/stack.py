@@ -75,17 +75,30 @@ def healthy(container: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """One Compose project. ``files`` are added to the shipped docker-compose.yaml; ``environ`` is what a person sets around it."""
+    """One Compose project. ``files`` are added to the shipped docker-compose.yaml; ``environ`` is what a person sets around it;
+    ``env_file`` is what they name by --env-file."""
 
     files: tuple[str, ...] = ()
     environ: Mapping[str, str] = field(default_factory=dict)
+    env_file: str = os.devnull
     project: str = field(default_factory=lambda: f"astromesh-test-{secrets.token_hex(4)}")
 
     def compose(self, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
         """Run docker compose on this project, untouched by what the environment of the tests holds."""
         files = [part for file in ("docker-compose.yaml", *self.files) for part in ("-f", file)]
         environ = {name: value for name, value in os.environ.items() if not name.startswith(_FROM_OUTSIDE)}
-        command = ("docker", "compose", "--env-file", os.devnull, "--project-directory", str(ROOT), "-p", self.project, *files, *arguments)
+        command = (
+            "docker",
+            "compose",
+            "--env-file",
+            self.env_file,
+            "--project-directory",
+            str(ROOT),
+            "-p",
+            self.project,
+            *files,
+            *arguments,
+        )
         environ |= {"ASTROMESH_PUBLISH_PORT": "0", **self.environ}
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, cwd=ROOT, env=environ)
         assert not check or done.returncode == 0, f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}"
@@ -134,9 +147,9 @@ def run(url: str, query: str, session: str | None = None) -> Answer:
 
 
 @contextmanager
-def stack(*files: str, start: bool = True, workers: int = 1, **environ: str) -> Iterator[Stack]:
+def stack(*files: str, start: bool = True, workers: int = 1, env_file: str = os.devnull, **environ: str) -> Iterator[Stack]:
     """The stack, up and answering (or only created), for the time of the block; its logs are shown when the block fails."""
-    made = Stack(files, environ)
+    made = Stack(files, environ, env_file)
     try:
         made.compose("up", "--no-build", "--detach" if start else "--no-start", "--scale", f"worker={workers}")
         if start:
