@@ -13,6 +13,7 @@ from typing import Any
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
+from app.config.backend import DATABASE_URL
 from app.context import current
 from app.errors import BadRequest, ConfigError, Conflict, NodeError, Problem, StoreUnavailable
 from app.services.contract import Check, Facts, NodeContext
@@ -27,7 +28,6 @@ from app.services.rag.reading import Reader
 from app.services.rag.routes import routes
 from app.services.rag.search import Found, Question, Search
 from app.services.rag.settings import Settings
-from app.services.rag.sqlite import SqliteStore
 from app.services.rag.store import KnowledgeStore
 from app.tracing import span
 
@@ -40,13 +40,13 @@ log = logging.getLogger(__name__)
 
 
 class Rag:
-    """Knowledge, in SQLite files of the data directory."""
+    """Knowledge, in SQLite files of the data directory, or in the PostgreSQL database that the environment names."""
 
     def __init__(self, config: Mapping[str, Any], node: NodeContext) -> None:
         self.settings = Settings(**config).with_environment(node.environ)
         self.reader = Reader()
         self._node = node
-        self._store: KnowledgeStore = SqliteStore(node.data_dir / "rag", node.store_id)
+        self._store = _store(node)
         self._embedder = Embedder(node.locate, self.settings)
         self._metrics = Metrics(node.metrics)
         self._search = Search(self._store, self._embedder)
@@ -216,6 +216,18 @@ class Rag:
         else:
             if new:
                 log.info("the collection %s was created from its file", name)
+
+
+def _store(node: NodeContext) -> KnowledgeStore:
+    """Only what is needed is imported. Raises ConfigError for a URL that is none."""
+    if url := node.environ.get(DATABASE_URL):
+        from app.postgres import parse
+        from app.services.rag.postgres import PostgresStore
+
+        return PostgresStore(parse(url))
+    from app.services.rag.sqlite import SqliteStore
+
+    return SqliteStore(node.data_dir / "rag", node.store_id)
 
 
 def _other(there: Collection, wanted: Collection, asked: Mapping[str, Any]) -> str:
