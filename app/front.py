@@ -28,6 +28,8 @@ DEFAULT_MODEL = "default"
 MAX_HELD_BYTES = 256 * 1024 * 1024
 """Bodies that are kept for replay, together; beyond it only small ones are taken."""
 SMALL_BYTES = 64 * 1024
+_NAMED_IN_BODY = {"/v1/rag/query": "collection", "/v1/rag/ingest": "collection", "/v1/rag/collections": "name"}
+"""Where a body names the collection that it is about."""
 _RUN = re.compile(r"/v1/agents/([^/]+)/run")
 
 
@@ -46,8 +48,8 @@ class Front:
             await (await self._listed(path))(scope, receive, send)
         elif path in ("/v1/chat/completions", "/v1/embeddings") and scope["method"] == "POST":
             await self._by_model(scope, receive, send)
-        elif path in ("/v1/rag/query", "/v1/rag/ingest") and scope["method"] == "POST":
-            await self._by_collection(scope, receive, send)
+        elif scope["method"] == "POST" and path in _NAMED_IN_BODY:
+            await self._by_collection(_NAMED_IN_BODY[path], scope, receive, send)
         elif scope["method"] == "POST" and (run := _RUN.fullmatch(path)):
             await self._run(run[1], scope, receive, send)
         elif path.startswith("/v1/agents") and scope["method"] in ("POST", "PUT", "DELETE"):
@@ -91,8 +93,8 @@ class Front:
         else:
             await self._placement.locate("inference", model)(*request)
 
-    async def _by_collection(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """To whoever keeps the collection that the query or the body names. A form is too large to look into: whoever gets it passes on
+    async def _by_collection(self, field: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """To whoever keeps the collection that the query, or the body in ``field``, names. A form is too large to look into: whoever gets it passes on
         what it holds."""
         named = parse_qs(scope["query_string"].decode("latin-1")).get("collection")
         if named or _content_type(scope).startswith("multipart/"):
@@ -100,7 +102,7 @@ class Front:
             return
         raw, body = await self._json_body(scope, receive)
         try:
-            collection = body.get("collection")
+            collection = body.get(field)
             app = self._placement.locate("rag", collection if isinstance(collection, str) else None)
             await app(scope, _replay(raw, receive), send)
         finally:
