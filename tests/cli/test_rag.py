@@ -169,3 +169,23 @@ async def test_a_file_that_may_not_be_read_is_told_and_stops_no_other(tmp_path: 
         assert done.code == 1
         assert "dangling.txt cannot be read: No such file or directory" in done.err
         assert "4 documents" in done.out
+
+
+async def test_a_file_in_rag_makes_its_collection_and_what_is_not_acted_on_is_told(tmp_path: Path) -> None:
+    (tmp_path / "config" / "rag").mkdir(parents=True)
+    (tmp_path / "config" / "rag" / "parts.rag.yaml").write_text(
+        "kind: RAGPipeline\nmetadata: {description: Fish.}\nspec:\n"
+        "  chunking: {strategy: semantic, chunk_size: 20, overlap: 0, separators: ['|']}\n  retrieval: {top_k: 2}\n"
+    )
+    (tmp_path / "fish.txt").write_text("one fish|two fish and|red fish|blue fish here")
+    path = profile(tmp_path / "rag.yaml", ["rag"])
+    async with node(path, tmp_path / "data", ASTROMESH_CONFIG_DIR=str(tmp_path / "config")) as running:
+        await running.wait_for_log("parts.rag.yaml: spec.chunking.strategy: semantic is not acted on yet")
+        await running.wait_for_log("the collection parts was created from its file")
+        assert "description      Fish." in (await asked(running.url, "rag", "show", "parts")).out
+        assert "fish.txt: 4 chunks" in (await asked(running.url, "rag", "ingest", "parts", str(tmp_path / "fish.txt"))).out
+        found = (await asked(running.url, "rag", "query", "parts", "fish", "--json")).json["results"]
+        assert [hit["text"] for hit in found] == ["one fish|", "red fish|"]
+        doctor = await asked(running.url, "doctor")
+        assert "rag.parts" in doctor.out
+        assert "Healthy, with 1 remark." in doctor.out

@@ -63,6 +63,9 @@ class Rag:
             raise ConfigError(wrong)
         pipelines = read_pipelines(self._node.config_dir / "rag", self._node.environ)
         self._pipelines = {pipeline.collection: pipeline for pipeline in pipelines}
+        for pipeline in pipelines:
+            for warning in pipeline.warnings:
+                log.warning("%s: %s", pipeline.file, warning)
         async with self._store.open():
             self._tell()
             yield
@@ -77,17 +80,25 @@ class Rag:
         return Facts(keys=frozenset(of.name for of in self._store.names()))
 
     async def check(self) -> Mapping[str, Check]:
+        remarks = {
+            f"rag.{name}": Check("degraded", f"{pipeline.file}: {'; '.join(pipeline.warnings)}")
+            for name, pipeline in self._pipelines.items()
+            if pipeline.warnings
+        }
+        return {"rag": await self._check_store(), **remarks}
+
+    async def _check_store(self) -> Check:
         try:
             async with asyncio.timeout(_CHECK_S):
                 await self._store.probe()
         except TimeoutError:
-            return {"rag": Check("error", f"writing knowledge takes longer than {_CHECK_S} s; check the disk, or the database")}
+            return Check("error", f"writing knowledge takes longer than {_CHECK_S} s; check the disk, or the database")
         except StoreUnavailable as error:
-            return {"rag": Check("error", error.message)}
+            return Check("error", error.message)
         if not self._store.vectors:
-            return {"rag": Check("degraded", f"knowledge is searched by words alone: {self._store.no_vectors}")}
+            return Check("degraded", f"knowledge is searched by words alone: {self._store.no_vectors}")
         model = self.settings.embedding_model or "none by default"
-        return {"rag": Check("ok", f"knowledge can be read and written; vectors by {self._store.vectors}, embedding model {model}")}
+        return Check("ok", f"knowledge can be read and written; vectors by {self._store.vectors}, embedding model {model}")
 
     # ---- collections
 
