@@ -94,7 +94,7 @@ class Front:
             await self._placement.locate("inference", model)(*request)
 
     async def _by_collection(self, field: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """To whoever keeps the collection that the query, or the body in ``field``, names. A form is too large to look into: whoever gets it
+        """To whoever keeps the collection that the query, or the body in ``field``, names. A form is too large to look into: who gets it
         passes on what it holds."""
         named = parse_qs(scope["query_string"].decode("latin-1")).get("collection")
         if named or _content_type(scope).startswith("multipart/"):
