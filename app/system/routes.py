@@ -18,7 +18,8 @@ from app import __version__
 from app.body import JSONAnswer
 from app.context import current
 from app.errors import NotFound
-from app.placement import as_told, translate
+from app.placement import FORWARDED, as_told, translate
+from app.services.contract import Check
 from app.system.health import OWN_ADDRESS
 from app.system.mesh import MeshRoutes
 from app.system.openapi import document
@@ -70,9 +71,15 @@ class System:
         return Response(await asyncio.to_thread(document), media_type="application/json")
 
     async def _doctor(self, request: Request) -> JSONAnswer:
-        checks = await self._view.health.doctor()
+        checks = await self._view.health.doctor() | self._absent()
         healthy = all(check.status != "error" for check in checks.values())
         return JSONAnswer({"healthy": healthy, "checks": {name: asdict(check) for name, check in checks.items()}})
+
+    def _absent(self) -> dict[str, Check]:
+        """A line for each service that is neither here nor within reach now."""
+        placement = self._view.placement
+        absent = [name for name in FORWARDED if name not in placement.local and name not in placement.reaches()]
+        return {name: Check("unavailable", f"no node that is up has {name}; requests for it get 503 until one has") for name in absent}
 
     async def _status(self, request: Request) -> JSONAnswer:
         view, placement = self._view, self._view.placement

@@ -12,7 +12,7 @@ from tests.meshes import WORKER, meshed
 from tests.nodes import ROOT, node, profile
 from tests.spine import free_port
 
-EVERYTHING = ["agents", "inference", "memory", "tools"]
+EVERYTHING = ["agents", "inference", "memory", "tools", "channels", "rag"]
 
 
 async def test_a_node_tells_what_it_is_and_who_answers_for_each_service(tmp_path: Path) -> None:

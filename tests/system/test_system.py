@@ -227,3 +227,13 @@ async def test_the_profiles_warnings_are_in_doctor(nodes: Spine, client: aiohttp
     node = await nodes.node("lonely", {"agents": service()})
     checks = (await ask(client, node, "/v1/system/doctor"))["checks"]
     assert any("memory" in check["message"] for name, check in checks.items() if name.startswith("profile."))
+
+
+async def test_doctor_says_what_nobody_has(nodes: Spine, client: aiohttp.ClientSession) -> None:
+    worker = await nodes.node("worker", {"agents": service()})
+    gateway = await nodes.node("gateway", {"channels": service()}, {"worker": (worker.url, ["agents"])})
+    doctor = await ask(client, gateway, "/v1/system/doctor")
+    absent = {name for name, check in doctor["checks"].items() if check["status"] == "unavailable"}
+    assert absent == {"inference", "memory", "tools", "rag"}
+    assert doctor["checks"]["inference"]["message"] == "no node that is up has inference; requests for it get 503 until one has"
+    assert doctor["healthy"] is True
