@@ -8,6 +8,8 @@ from app.services.rag.knowledge import Condition, Filter, Operator
 
 OPERATORS: tuple[str, ...] = (*get_args(Operator), "in")
 _ORDERED = ("gt", "gte", "lt", "lte")
+MAX_VALUES = 10_000
+"""In one filter: what every store can look for in one statement."""
 
 
 def parse_filter(given: Mapping[str, Any] | None) -> Filter:
@@ -15,7 +17,10 @@ def parse_filter(given: Mapping[str, Any] | None) -> Filter:
 
     Raises BadRequest, naming the key.
     """
-    return tuple(condition for key, wanted in (given or {}).items() for condition in _conditions(key, wanted))
+    where = tuple(condition for key, wanted in (given or {}).items() for condition in _conditions(key, wanted))
+    if (values := sum(len(condition.values) for condition in where)) > MAX_VALUES:
+        raise BadRequest(f"The filter names {values} values, and may name {MAX_VALUES}; search in parts.", param="filter")
+    return where
 
 
 def _conditions(key: str, wanted: Any) -> Iterator[Condition]:

@@ -46,3 +46,9 @@ def test_a_condition_that_means_nothing_is_refused_by_its_key(given: Any, told: 
     assert "The filter on 'x' has" in refused.value.message
     assert told in refused.value.message
     assert refused.value.param == "filter.x"
+
+
+def test_a_filter_names_no_more_values_than_a_store_can_look_for() -> None:
+    assert len(parse_filter({"x": list(range(10_000))})[0].values) == 10_000
+    with pytest.raises(BadRequest, match="names 10001 values, and may name 10000; search in parts"):
+        parse_filter({"x": list(range(10_000)), "y": 1})

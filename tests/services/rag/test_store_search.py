@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.errors import EmbeddingMismatch
-from app.services.rag.knowledge import Chunk, Condition, Cut, Document, Filter, Name
+from app.services.rag.knowledge import Chunk, Condition, Cut, Document, Filter, Name, Operator
 from app.services.rag.store import KnowledgeStore
 from tests.services.rag import reference
 from tests.services.rag.samples import MODEL, OF, collection, condition, cut, ids, places, vectors
@@ -104,6 +104,17 @@ async def test_whole_numbers_of_any_size_are_kept_and_compared(store: KnowledgeS
     assert await ids(store, OF, condition("n", "lt", -(10**300))) == ["small"]
     assert await ids(store, OF, condition("n", "eq", float(2**53))) == []
     assert (await store.document(OF, "large"))[0].metadata == {"n": 10**400}
+
+
+@pytest.mark.parametrize(("is_", "found"), [("eq", ["number", "text"]), ("ne", ["other"])])
+async def test_a_filter_may_name_thousands_of_values_of_every_kind(store: KnowledgeStore, is_: Operator, found: list[str]) -> None:
+    await store.create(collection())
+    await store.put(
+        OF, [cut(name, name, metadata={"n": value}) for name, value in (("number", 4999), ("text", "4999"), ("other", 9e9))], None
+    )
+    where = condition("n", is_, *range(5000), *map(str, range(5000)))
+    assert await ids(store, OF, where) == found
+    assert sorted(hit.document_id for hit in await store.by_words(OF, "number text other", where, 9)) == found
 
 
 async def test_few_that_match_are_found_among_many_that_do_not(store: KnowledgeStore) -> None:

@@ -5,14 +5,14 @@ A value has a kind, and only values of one kind are compared: true is not 1 and 
 
 # ruff: noqa: S608 - what is put into these statements are constants, conditions of filters.py and question marks
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from app.services.rag.knowledge import Condition, Filter
 from app.services.rag.sqlite import rows
 
 _NUMBER, _TEXT, _BOOLEAN, _NULL, _NESTED, _NOTHING = range(1, 7)
-_RELATIONS = {"eq": "=", "ne": "=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
+_ORDERS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 _ORDERED = {_NUMBER, _TEXT}
 Row = tuple[bytes, int, int | float | bytes]
 
@@ -42,10 +42,25 @@ def _term(of: Condition, document: str) -> tuple[str, list[Any]]:
         terms = [held if value else f"NOT {held}" for value in sorted(wanted)]
         return f"({' OR '.join(terms) or '0'})", [rows.blob(of.key)] * len(terms)
     related = [(kind, value) for kind, value in map(_comparable, of.values) if _is_comparable(kind, of.is_)]
-    one = f"SELECT document FROM metadata WHERE key = ? AND kind = ? AND value {_RELATIONS[of.is_]} ?"
+    if of.is_ in ("eq", "ne"):
+        found, values = _equal(of.key, related, document)
+        return (f"NOT {found}" if of.is_ == "ne" else found), values
+    one = f"SELECT document FROM metadata WHERE key = ? AND kind = ? AND value {_ORDERS[of.is_]} ?"
     found = f"{document} IN ({' UNION ALL '.join([one] * len(related))})" if related else "0"
-    values = [part for kind, value in related for part in (rows.blob(of.key), kind, value)]
-    return (f"NOT {found}" if of.is_ == "ne" else found), values
+    return found, [part for kind, value in related for part in (rows.blob(of.key), kind, value)]
+
+
+def _equal(key: str, wanted: Sequence[tuple[int, int | float | bytes]], document: str) -> tuple[str, list[Any]]:
+    """One SELECT for each kind, not for each value: SQLite takes 500 in one statement."""
+    of_kind = dict[int, list[int | float | bytes]]()
+    for kind, value in wanted:
+        of_kind.setdefault(kind, []).append(value)
+    selects = [
+        f"SELECT document FROM metadata WHERE key = ? AND kind = ? AND value IN ({', '.join('?' * len(values))})"
+        for values in of_kind.values()
+    ]
+    found = f"{document} IN ({' UNION ALL '.join(selects)})" if selects else "0"
+    return found, [part for kind, values in of_kind.items() for part in (rows.blob(key), kind, *values)]
 
 
 def _is_comparable(kind: int, relation: str) -> bool:
