@@ -1,5 +1,6 @@
 """What an ingestion brings, read from JSON or from a form with files: documents, and how to take them in."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from app.services.rag.reading import Reader
 from app.services.rag.settings import Settings
 
 MAX_FILES, MAX_FIELDS = 1_000, 20
+_ID = re.compile(r"[^\x00-\x1f\x7f]{0,999}[^\x00-\x1f\x7f/]")
 _CHUNKING = ("chunk_size", "chunk_overlap", "chunk_unit", "chunk_strategy", "chunk_separators")
 _NUMBERS = ("chunk_size", "chunk_overlap")
 _SWITCHES = {"true": True, "false": False, "1": True, "0": False}
@@ -67,10 +69,10 @@ def _batch(request: Request, body: Mapping[str, Any], documents: tuple[Document,
     asked = {name: body[name] for name in _CHUNKING if name in body}
     at = dict[str, int]()
     for index, document in enumerate(documents):
-        if document.id in at:
+        if documents[at.setdefault(document.id, index)] != document:  # equal ones are one
             told = f"the documents {at[document.id]} and {index} have the same id {document.id[:80]!r}"
             raise InvalidBody(f"$.documents[{index}].id: {told}; the later would replace the other.", param=f"$.documents[{index}].id")
-        at[document.id] = index
+    documents = tuple(documents[index] for index in at.values())
     return Batch(collection_of(request, body), documents, asked, body.get("wait"), body.get("create", False))
 
 
@@ -85,10 +87,19 @@ def collection_of(request: Request, body: Mapping[str, Any]) -> str:
     return str(named.pop())
 
 
+def _check_id(document_id: str, param: str) -> None:
+    """A document has to be addressable by its id. Raises InvalidBody."""
+    if not _ID.fullmatch(document_id) or document_id in (".", ".."):  # which clients take out of a path, and delete the collection
+        remedy = "take 1 to 1000 characters, none of them control characters, not . or .., and no / at the end"
+        raise InvalidBody(f"{param}: {document_id[:80]!r} cannot be the id of a document; {remedy}.", param=param)
+
+
 def _document(given: Mapping[str, Any], at: int, settings: Settings) -> Document:
-    text, metadata = given["text"], given.get("metadata") or {}
+    text, metadata, document_id = given["text"], given.get("metadata") or {}, given.get("id")
     _check_text(text, f"$.documents[{at}].text", settings)
-    return Document(given.get("id") or id_of(text, metadata), text, metadata)
+    if document_id is not None:
+        _check_id(document_id, f"$.documents[{at}].id")
+    return Document(document_id or id_of(text, metadata), text, metadata)
 
 
 def _check_text(text: str, param: str, settings: Settings) -> None:
@@ -101,6 +112,7 @@ def _check_text(text: str, param: str, settings: Settings) -> None:
 
 def one_document(request: Request, body: Mapping[str, Any], settings: Settings) -> Batch:
     """The document that the path names, taken in while the client waits. Raises InvalidBody, BodyTooLarge."""
+    _check_id(request.path_params["document"], "document")
     _check_text(body["text"], "$.text", settings)
     document = Document(request.path_params["document"], body["text"], body.get("metadata") or {})
     return Batch(request.path_params["collection"], (document,), {}, wait=True)
@@ -151,6 +163,7 @@ def _fields(form: FormData) -> dict[str, Any]:
 
 async def _from_file(part: UploadFile, metadata: Mapping[str, Any], reader: Reader, settings: Settings) -> Document:
     name = part.filename or "file"
+    _check_id(name, f"files[{name[:80]}]")
     reading = await reader.read(await part.read(), filename=name, content_type=part.content_type or "")
     _check_text(reading.text, f"files[{name[:80]}]", settings)
     return Document(name, reading.text, {"source": name, **reading.metadata, **metadata})

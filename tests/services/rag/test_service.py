@@ -178,13 +178,33 @@ async def test_a_document_without_an_id_gets_one_of_its_content_so_sending_it_ag
         assert (await world.ask("GET", DOCS))["documents"] == 1
 
 
+async def test_of_equal_documents_in_one_request_one_is_taken(tmp_path: Path) -> None:
+    async with rag(tmp_path) as world:
+        await world.ask("PUT", DOCS, {}, status=201)
+        told = await world.ask("POST", f"{DOCS}/ingest", {"documents": [{"text": "a"}, {"text": "b"}, {"text": "a"}]})
+        assert (told["documents"], len(told["document_ids"])) == (2, 2)
+
+
+@pytest.mark.parametrize("name", ["a\tb.txt", "..", "x" * 997 + ".txt"])
+async def test_no_document_gets_an_id_by_which_it_cannot_be_asked_for(name: str, tmp_path: Path) -> None:
+    async with rag(tmp_path) as world:
+        await world.ask("PUT", DOCS, {}, status=201)
+        with pytest.raises(InvalidBody, match="document: .* cannot be the id of a document"):
+            await world.ask("PUT", f"{DOCS}/documents/{quote(name, safe='')}", {"text": "text"})
+        with pytest.raises(InvalidBody, match=r"files\[.*\]: .* cannot be the id of a document; take 1 to 1000 characters"):
+            await world.form(f"{DOCS}/ingest", {name: b"text"})
+        assert (await world.ask("GET", DOCS))["documents"] == 0
+
+
 @pytest.mark.parametrize(
     ("body", "error", "told"),
     [
         ({"documents": []}, InvalidBody, "$.documents"),
         ({"documents": [{"text": " \n"}]}, InvalidBody, "$.documents[0].text: is blank; leave the document out"),
         ({"documents": [{"text": "a", "id": "x"}, {"text": "b", "id": "x"}]}, InvalidBody, "the documents 0 and 1 have the same id 'x'"),
-        ({"documents": [{"text": "a", "id": "x/"}]}, InvalidBody, "$.documents[0].id"),
+        ({"documents": [{"text": "a", "id": "x/"}]}, InvalidBody, "$.documents[0].id: 'x/' cannot be the id of a document; take 1 to 1000"),
+        ({"documents": [{"text": "a", "id": ".."}]}, InvalidBody, "$.documents[0].id: '..' cannot be the id"),
+        ({"documents": [{"text": "a", "id": "x\n"}]}, InvalidBody, "$.documents[0].id: 'x\\n' cannot be the id"),
         ({"documents": [{"text": "a", "metadata": [1]}]}, InvalidBody, "$.documents[0].metadata"),
         (
             {"documents": [{"text": "a" * 101}]},
