@@ -139,7 +139,7 @@ async def _from_form(request: Request, schema: Validator, reader: Reader, settin
 def _metadata(form: FormData) -> Mapping[str, Any]:
     """What the field ``metadata`` says of all files."""
     given = form.get("metadata", "{}")
-    metadata = parse_json(given.encode("utf-8", "surrogatepass")) if isinstance(given, str) else None
+    metadata = parse_json(given.encode("utf-8", "surrogatepass"), "The field metadata") if isinstance(given, str) else None
     if not isinstance(metadata, Mapping):
         raise BadRequest("The field metadata is not a JSON object; send one.", param="metadata")
     return metadata

@@ -62,6 +62,8 @@ def _vectors(model: str, answer: object, wanted: int) -> list[Vector]:
         raise ProviderError(f"The model {model!r} did not answer with lists of numbers; use a model for embeddings.") from None
     if len(vectors) != wanted:
         raise ProviderError(f"The model {model!r} gave {len(vectors)} vectors for {wanted} texts.")
+    if any(row["index"] != at for at, row in enumerate(rows)):
+        raise ProviderError(f"The model {model!r} did not say which vector is of which text; see what its server makes of `index`.")
     if not all(vector and all(map(math.isfinite, vector)) for vector in vectors):
         raise ProviderError(f"The model {model!r} gave a vector that is empty or not of finite numbers.")
     return list[Vector](vectors)

@@ -190,7 +190,7 @@ def _question(body: Mapping[str, Any], settings: Settings) -> Question:
 
 def _filter(request: Request) -> Filter:
     given = request.query_params.get("filter")
-    parsed = parse_json(given.encode("utf-8", "surrogatepass")) if given else {}
+    parsed = parse_json(given.encode("utf-8", "surrogatepass"), "The filter") if given else {}
     if not isinstance(parsed, Mapping):
         raise BadRequest("The filter is not a JSON object; send one.", param="filter")
     return parse_filter(parsed)

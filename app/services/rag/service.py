@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 
 from app.config.backend import DATABASE_URL
 from app.context import current
-from app.errors import BadRequest, ConfigError, Conflict, NodeError, Problem, StoreUnavailable
+from app.errors import BadRequest, CollectionNotFound, ConfigError, Conflict, NodeError, Problem, StoreUnavailable
 from app.services.contract import Check, Facts, NodeContext
 from app.services.rag.batch import Batch, asked_chunking
 from app.services.rag.cutting import faults
@@ -140,9 +140,12 @@ class Rag:
     async def ingest(self, batch: Batch) -> Ingested | Job:
         """What came in, where the client waits; else the job that takes it in."""
         of = self._of(batch.collection)
-        if batch.create and of not in self._store.names():
-            await self.create(batch.collection, {})
-        collection = await self._store.collection(of)
+        try:
+            collection = await self._store.collection(of)
+        except CollectionNotFound:
+            if not batch.create:
+                raise
+            collection, _ = await self.create(batch.collection, {})
         chunking = batch.chunking_for(collection.chunking)
         chars = sum(len(document.text) for document in batch.documents)
         if batch.wait if batch.wait is not None else chars <= self.settings.wait_chars:

@@ -167,6 +167,8 @@ async def test_a_document_is_read_replaced_listed_and_deleted(tmp_path: Path) ->
                 await world.ask(method, path)
         with pytest.raises(BadRequest, match="has no filter"):
             await world.ask("DELETE", f"{DOCS}/documents")
+        with pytest.raises(BadRequest, match="The filter is not JSON"):
+            await world.ask("DELETE", f"{DOCS}/documents?filter=x")
 
 
 async def test_a_document_without_an_id_gets_one_of_its_content_so_sending_it_again_adds_nothing(tmp_path: Path) -> None:
@@ -237,6 +239,14 @@ async def test_a_collection_that_is_not_there_is_named_and_made_where_asked_for(
                 await world.ask("POST", "/v1/rag/collections", {"name": name})
 
 
+async def test_a_collection_that_another_process_has_just_dropped_is_made_where_asked_for(tmp_path: Path) -> None:
+    async with rag(tmp_path) as one, rag(tmp_path) as other:
+        sent = {"documents": documents("hello"), "create": True}
+        await one.ask("POST", f"{DOCS}/ingest", sent)
+        await other.ask("DELETE", DOCS)
+        assert (await one.ask("POST", f"{DOCS}/ingest", sent))["documents"] == 1
+
+
 async def test_what_begins_with_memory_is_the_principals_own(tmp_path: Path) -> None:
     async with rag(tmp_path) as world:
         for principal, text in (("ann", "the secret of ann"), ("bob", "the secret of bob")):
@@ -275,6 +285,7 @@ async def test_files_come_in_by_a_form_with_their_names_as_ids(tmp_path: Path) -
     [
         ({}, {"collection": "docs"}, "has no file"),
         ({"a.txt": b"x"}, {"collection": "docs", "metadata": "[]"}, "metadata is not a JSON object"),
+        ({"a.txt": b"x"}, {"collection": "docs", "metadata": "{"}, "The field metadata is not JSON"),
         ({"a.txt": b"x"}, {"collection": "docs", "chunk_size": "ten"}, "chunk_size is 'ten'; give a whole number"),
         ({"a.txt": b"x"}, {"collection": "docs", "wait": "maybe"}, "wait is 'maybe'; give true or false"),
         ({"a.txt": b"x"}, {}, "names no collection"),
