@@ -49,9 +49,8 @@ class Recollecting:
         try:
             answer = await fetch(locate("memory", session), "GET", target)
         except NodeError as error:
-            told = f"earlier exchanges could not be looked for: {error.message}"
-            log.warning("agent %s: %s", agent, told)
-            return [], (told,)
+            log.warning("agent %s: earlier exchanges could not be looked for: status %s, %s", agent, error.status, error.code)
+            return [], (f"earlier exchanges could not be looked for: {error.message}",)
         new = [row["text"] for row in answer["results"] if row["turn_id"] not in seen][: self.max_results]
         if not new:
             return [], ()

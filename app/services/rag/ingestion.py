@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.context import CURRENT, background
-from app.errors import LeaseLost, NodeError, StoreUnavailable
+from app.errors import LeaseLost, ModelNotFound, NodeError, StoreUnavailable
 from app.services.rag.cutting import cut
 from app.services.rag.embedder import Embedder
 from app.services.rag.knowledge import Chunk, Chunking, Cut, Document, Name
@@ -46,6 +46,7 @@ class Ingestion:
         self._store, self._embedder, self._settings, self._draining, self._metrics = store, embedder, settings, draining, metrics
         self._wake = asyncio.Event()
         self._tries: dict[str, int] = {}
+        self._stopped: dict[tuple[Name, str], asyncio.Event] = {}
 
     async def put(self, of: Name, documents: Sequence[Document], chunking: Chunking | None, lease: Lease | None = None) -> Ingested:
         """Cut and embed documents and put them, all or none. Raises what the store and inference raise."""
@@ -74,6 +75,12 @@ class Ingestion:
     def wake(self) -> None:
         """There is a new job."""
         self._wake.set()
+
+    def stop(self, of: Name, job_id: str | None = None) -> None:
+        """A job was cancelled, or all of a collection were. Another process hears of that when it renews its lease."""
+        for (collection, job), stopped in self._stopped.items():
+            if collection == of and job_id in (None, job):
+                stopped.set()
 
     async def run(self) -> None:
         """Work on jobs until cancelled; one that fails stops no other."""
@@ -105,12 +112,11 @@ class Ingestion:
                     return lease
             except StoreUnavailable as error:
                 log.error("jobs stand still: %s", error)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
-                    await self._wake.wait()
+            await _wait(self._wake, LOOK_S)
 
     async def _job(self, lease: Lease) -> None:
-        work, renewing = asyncio.create_task(self._documents(lease)), asyncio.create_task(self._renew(lease))
+        stopped = self._stopped[lease.job.of, lease.job.id] = asyncio.Event()
+        work, renewing = asyncio.create_task(self._documents(lease)), asyncio.create_task(self._renew(lease, stopped))
         try:
             await asyncio.wait((work, renewing), return_when=asyncio.FIRST_COMPLETED)
             await (work if work.done() else renewing)
@@ -123,6 +129,7 @@ class Ingestion:
         except NodeError as error:
             await self._failed(lease, error)
         finally:
+            self._stopped.pop((lease.job.of, lease.job.id), None)
             work.cancel()
             renewing.cancel()
             await asyncio.wait((work, renewing))
@@ -138,10 +145,11 @@ class Ingestion:
         await self._store.finish(lease)
         self._metrics.jobs.labels("done").inc()
 
-    async def _renew(self, lease: Lease) -> None:
+    async def _renew(self, lease: Lease, stopped: asyncio.Event) -> None:
         """Keep the lease. Raises LeaseLost."""
         while True:
-            await asyncio.sleep(self._settings.lease_s / 3)
+            await _wait(stopped, self._settings.lease_s / 3)
+            stopped.clear()
             try:
                 await self._store.renew(lease, self._settings.lease_s)
             except StoreUnavailable as error:
@@ -149,7 +157,7 @@ class Ingestion:
 
     async def _failed(self, lease: Lease, error: NodeError) -> None:
         """What may pass is tried again, later and later; what will not ends the job."""
-        if error.status < 500 and error.status not in _PASSES:
+        if error.status < 500 and error.status not in _PASSES and not await self._is_away(lease, error):
             self._tries.pop(lease.job.id, None)
             self._metrics.jobs.labels("failed").inc()
             await self._store.finish(lease, error.message)
@@ -157,8 +165,22 @@ class Ingestion:
         tried = self._tries[lease.job.id] = self._tries.get(lease.job.id, 0) + 1
         after_s = _RETRY_S[min(tried, len(_RETRY_S)) - 1]
         self._metrics.jobs.labels("retried").inc()
-        log.warning("the job %s goes on in %g s: %s", lease.job.id, after_s, error)
+        # Not the message: a provider may quote the text in it.
+        log.warning("the job %s goes on in %g s: status %s, %s", lease.job.id, after_s, error.status, error.code)
         await self._store.let_go(lease, error.message, after_s=after_s)
+
+    async def _is_away(self, lease: Lease, error: NodeError) -> bool:
+        """Whether what is missing is a model that has given vectors before: a node that has it may be back later."""
+        if error.code != ModelNotFound.code:
+            return False
+        embedding = (await self._store.collection(lease.job.of)).embedding
+        return embedding is not None and embedding.dimension > 0
+
+
+async def _wait(event: asyncio.Event, at_most_s: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(at_most_s):
+            await event.wait()
 
 
 def _cut(documents: Sequence[Document], chunking: Chunking) -> list[list[str]]:

@@ -133,6 +133,7 @@ class Rag:
         of = self._of(name)
         await self._store.collection(of)  # which says that there is none
         await self._store.drop(of)
+        self._ingestion.stop(of)
         self._tell()
 
     # ---- documents
@@ -183,7 +184,10 @@ class Rag:
         return await self._store.job(self._of(name), job_id)
 
     async def cancel(self, name: str, job_id: str) -> Job:
-        return await self._store.cancel(self._of(name), job_id)
+        of = self._of(name)
+        job = await self._store.cancel(of, job_id)
+        self._ingestion.stop(of, job_id)
+        return job
 
     # ----
 

@@ -366,6 +366,36 @@ async def test_a_job_can_be_cancelled_and_what_is_in_stays(tmp_path: Path) -> No
             await world.ask("GET", f"{DOCS}/jobs/none")
 
 
+@pytest.mark.parametrize("path", [f"{DOCS}/jobs/{{}}", DOCS])
+async def test_a_job_that_is_cancelled_or_loses_its_collection_asks_the_model_no_further(path: str, tmp_path: Path) -> None:
+    model = Model(hold=asyncio.Event())
+    async with rag(tmp_path, model, embedding_model=MODEL) as world:
+        await world.ask("PUT", DOCS, {}, status=201)
+        told = await world.ask("POST", f"{DOCS}/ingest", {"documents": documents(*PETS), "wait": False}, status=202)
+        async with asyncio.timeout(5):
+            await model.begun.wait()
+            await world.ask("DELETE", path.format(told["job"]["id"]))
+            await model.left.wait()
+
+
+async def test_a_model_that_was_there_before_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = Model()
+    async with rag(tmp_path, model, embedding_model=MODEL) as world:
+        await world.ask("PUT", DOCS, {}, status=201)
+        await world.ask("POST", f"{DOCS}/ingest", {"documents": documents(*PETS)})
+        model.error = ModelNotFound("There is no model 'm'; you asked for 'my secret text'.")
+        told = await world.ask("POST", f"{DOCS}/ingest", {"documents": [{"text": "my secret text"}], "wait": False}, status=202)
+        path = f"{DOCS}/jobs/{told['job']['id']}"
+        async with asyncio.timeout(10):
+            while (job := await world.ask("GET", path))["error"] is None:
+                pass
+        assert (job["state"], job["error"]) == ("running", model.error.message)
+        model.error = None
+        assert (await world.job("docs", told["job"]["id"]))["state"] == "done"
+    assert "goes on in 1 s: status 404, model_not_found" in caplog.text
+    assert "secret" not in caplog.text
+
+
 async def test_a_job_survives_a_restart(tmp_path: Path) -> None:
     model = Model(hold=asyncio.Event())
     async with rag(tmp_path, model, embedding_model=MODEL) as world:

@@ -26,11 +26,12 @@ _MEANINGS = {"car": "vehicle", "automobile": "vehicle", "vehicle": "vehicle", "d
 @dataclass
 class Model:
     """Embeds texts by the meanings that it knows, so that a car is near an automobile. ``error`` is raised instead of an answer;
-    ``hold`` keeps answers back until it is set."""
+    ``hold`` keeps answers back until it is set; ``left`` tells of an asker who did not wait for that."""
 
     dimension: int = 32
     asked: list[dict[str, Any]] = field(default_factory=list)
     begun: asyncio.Event = field(default_factory=asyncio.Event)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
     error: NodeError | None = None
     hold: asyncio.Event | None = None
 
@@ -40,7 +41,11 @@ class Model:
         self.asked.append(body)
         self.begun.set()
         if self.hold:
-            await self.hold.wait()
+            try:
+                await self.hold.wait()
+            except asyncio.CancelledError:
+                self.left.set()
+                raise
         if self.error:
             raise self.error
         rows = [{"object": "embedding", "index": at, "embedding": self.embed(text)} for at, text in enumerate(body["input"])]
