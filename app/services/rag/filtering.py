@@ -1,5 +1,6 @@
-"""A filter as people write it, `{"year": {"gte": 2020}, "tag": ["a", "b"]}`, turned into conditions on metadata."""
+"""A filter as people write it, `{"year": {"gte": 2020}, "tag": ["a", "b"]}`, turned into conditions on metadata; and whether they hold."""
 
+import operator
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
@@ -7,7 +8,7 @@ from app.errors import BadRequest
 from app.services.rag.knowledge import Condition, Filter, Operator
 
 OPERATORS: tuple[str, ...] = (*get_args(Operator), "in")
-_ORDERED = ("gt", "gte", "lt", "lte")
+_ORDERED = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
 MAX_VALUES = 10_000
 """In one filter: what every store can look for in one statement."""
 
@@ -23,22 +24,42 @@ def parse_filter(given: Mapping[str, Any] | None) -> Filter:
     return where
 
 
+def holds(where: Filter, metadata: Mapping[str, Any]) -> bool:
+    """Whether a document matches that waits, where no store has an index of its metadata yet."""
+    return all(_holds(each, metadata) for each in where)
+
+
+def _holds(of: Condition, metadata: Mapping[str, Any]) -> bool:
+    if of.is_ == "exists":
+        return any((of.key in metadata) is bool(value) for value in of.values)
+    there = metadata.get(of.key, [])
+    pairs = [(one, value) for one in (there if isinstance(there, list) else [there]) for value in of.values if _kind(one) is _kind(value)]
+    if of.is_ in ("eq", "ne"):
+        return any(one == value for one, value in pairs) is (of.is_ == "eq")
+    return any(_ORDERED[of.is_](one, value) for one, value in pairs if _kind(one) in (float, str))
+
+
+def _kind(value: Any) -> type:
+    """Only values of one kind are compared; whole numbers are numbers, and true is none."""
+    return float if isinstance(value, int) and not isinstance(value, bool) else type(value)
+
+
 def _conditions(key: str, wanted: Any) -> Iterator[Condition]:
     if not isinstance(wanted, Mapping):
         yield Condition(key, "eq", _values(key, wanted))
         return
     if not wanted:
         raise _wrong(key, "an empty object", "name an operator, or leave the key out")
-    for operator, value in wanted.items():
-        if operator not in OPERATORS:
-            raise _wrong(key, f"the operator {str(operator)[:40]!r}", f"there is {', '.join(OPERATORS)}")
-        if operator == "exists" and not isinstance(value, bool):
+    for named, value in wanted.items():
+        if named not in OPERATORS:
+            raise _wrong(key, f"the operator {str(named)[:40]!r}", f"there is {', '.join(OPERATORS)}")
+        if named == "exists" and not isinstance(value, bool):
             raise _wrong(key, f"exists: {str(value)[:40]!r}", "give true or false")
-        if operator in _ORDERED and (isinstance(value, bool) or not isinstance(value, int | float | str)):
-            raise _wrong(key, f"{operator}: {str(value)[:40]!r}", "give one number or one text")
-        if operator == "in" and not isinstance(value, list):
+        if named in _ORDERED and (isinstance(value, bool) or not isinstance(value, int | float | str)):
+            raise _wrong(key, f"{named}: {str(value)[:40]!r}", "give one number or one text")
+        if named == "in" and not isinstance(value, list):
             raise _wrong(key, f"in: {str(value)[:40]!r}", "give a list of values")
-        yield Condition(key, "eq" if operator == "in" else operator, _values(key, value))
+        yield Condition(key, "eq" if named == "in" else named, _values(key, value))
 
 
 def _values(key: str, wanted: Any) -> tuple[Any, ...]:

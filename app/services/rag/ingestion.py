@@ -94,8 +94,9 @@ class Ingestion:
             CURRENT.set(background(86_400.0))
             try:
                 await self._job(lease)
-            except LeaseLost:
-                pass  # cancelled, or in other hands
+            except LeaseLost:  # cancelled, in other hands, or its next documents have been deleted: whoever is free takes it up
+                with suppress(NodeError):
+                    await self._store.let_go(lease)
             except StoreUnavailable as error:
                 log.warning("the job %s goes on when its lease ends: %s", lease.job.id, error)
             except Exception:

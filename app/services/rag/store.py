@@ -61,9 +61,10 @@ class KnowledgeStore(Protocol):
         ...
 
     async def put(self, of: Name, cuts: Sequence[Cut], model: str | None, lease: Lease | None = None) -> None:
-        """Add documents, or put them in the place of those with the same ids, all or none. ``model`` is where the vectors come from; the
-        first ones fix the collection's dimension. With a lease, the documents are those last taken from that job, which is that much
-        further afterwards. Raises EmbeddingMismatch for another model or dimension than the collection's, LeaseLost for a lease that is."""
+        """Add documents, or put them in the place of those with the same ids, all or none; also of those that still wait in a job, where
+        no lease is given. ``model`` is where the vectors come from; the first ones fix the collection's dimension. With a lease, the
+        documents are those last taken from that job, which is that much further afterwards. Raises EmbeddingMismatch for another model
+        or dimension than the collection's, LeaseLost for a lease that is."""
         ...
 
     async def document(self, of: Name, document_id: str) -> tuple[Document, int]:
@@ -75,7 +76,8 @@ class KnowledgeStore(Protocol):
         ...
 
     async def delete(self, of: Name, ids: Sequence[str] | None, where: Filter = ()) -> int:
-        """Delete the documents with these ids (None: any) for which the filter holds; how many there were."""
+        """Delete the documents with these ids (None: any) for which the filter holds, also those that still wait in a job; how many there
+        were."""
         ...
 
     async def by_words(self, of: Name, query: str, where: Filter, limit: int) -> Sequence[Hit]:
@@ -89,7 +91,8 @@ class KnowledgeStore(Protocol):
         ...
 
     async def add_job(self, job: Job, documents: Sequence[Document]) -> None:
-        """Keep a job that is to be done, with all its documents. One that is there already is left as it is."""
+        """Keep a job that is to be done, with all its documents; those with the same ids that wait in other jobs make room for them. One
+        that is there already is left as it is."""
         ...
 
     async def jobs(self, of: Name, limit: int) -> Sequence[Job]:

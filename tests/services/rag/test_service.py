@@ -191,7 +191,7 @@ async def test_of_equal_documents_in_one_request_one_is_taken(tmp_path: Path) ->
 async def test_no_document_gets_an_id_by_which_it_cannot_be_asked_for(name: str, tmp_path: Path) -> None:
     async with rag(tmp_path) as world:
         await world.ask("PUT", DOCS, {}, status=201)
-        with pytest.raises(InvalidBody, match="document: .* cannot be the id of a document"):
+        with pytest.raises(InvalidBody, match=r"document: .* cannot be the id of a document"):
             await world.ask("PUT", f"{DOCS}/documents/{quote(name, safe='')}", {"text": "text"})
         with pytest.raises(InvalidBody, match=r"files\[.*\]: .* cannot be the id of a document; take 1 to 1000 characters"):
             await world.form(f"{DOCS}/ingest", {name: b"text"})

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from app.errors import EmbeddingMismatch, JobNotFound, LeaseLost
-from app.services.rag.knowledge import Chunking, Job, Name
+from app.services.rag.knowledge import Chunking, Document, Job, Name
 from app.services.rag.store import KnowledgeStore, Lease
 from tests.services.rag.samples import MODEL, OF, collection, condition, cut, documents, ids, job, vectors
 
@@ -268,3 +268,36 @@ async def test_documents_of_a_job_are_as_they_were_given(store: KnowledgeStore) 
     await store.add_job(job("j", 3), given)
     assert await store.take(await claimed(store), 9) == given
     assert await ids(store, OF, condition("n", "eq", 1)) == []
+
+
+async def test_what_is_deleted_is_deleted_where_it_waits_too(store: KnowledgeStore, other: KnowledgeStore) -> None:
+    await store.create(collection())
+    waiting = [Document(each, "text", {"n": number}) for number, each in enumerate("abcdef")]
+    await store.add_job(job("j", 6), waiting)
+    lease = await claimed(store)
+    assert len(await store.take(lease, 3)) == 3
+    assert await other.delete(OF, ["a", "nowhere"]) == 1
+    assert await other.delete(OF, None, condition("n", "gte", 4)) == 2
+    assert await other.delete(OF, ["b", "c"], condition("n", "eq", 1)) == 1
+    assert (await store.job(OF, "j")).total == 2
+    with pytest.raises(LeaseLost):
+        await store.put(OF, [cut(each, "text") for each in "abc"], None, lease)
+    assert await ids(store) == []
+    assert [each.id for each in await store.take(lease, 9)] == ["c", "d"]
+    await store.put(OF, [cut(each, "text") for each in "cd"], None, lease)
+    assert await store.take(lease, 9) == []
+    assert await ids(other) == ["c", "d"]
+
+
+async def test_a_document_that_is_put_later_is_not_replaced_by_one_that_waited(store: KnowledgeStore, other: KnowledgeStore) -> None:
+    lease = await prepared(store, "a", "b", "c")
+    taken = await store.take(lease, 2)
+    await other.put(OF, [cut("a", "newer")], None)
+    with pytest.raises(LeaseLost):
+        await store.put(OF, [cut(each.id, "older") for each in taken], None, lease)
+    await other.add_job(job("later", 1, created_at=2.0), [Document("c", "newest")])
+    assert [each.id for each in await store.take(lease, 9)] == ["b"]
+    assert (await store.job(OF, "j")).total == 1
+    assert (await store.document(OF, "a"))[0].text == "newer"
+    second = await claimed(other)
+    assert [each.text for each in await other.take(second, 9)] == ["newest"]

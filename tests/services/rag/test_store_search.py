@@ -12,7 +12,7 @@ from app.errors import EmbeddingMismatch
 from app.services.rag.knowledge import Chunk, Condition, Cut, Document, Filter, Name, Operator
 from app.services.rag.store import KnowledgeStore
 from tests.services.rag import reference
-from tests.services.rag.samples import MODEL, OF, collection, condition, cut, ids, places, vectors
+from tests.services.rag.samples import MODEL, OF, collection, condition, cut, ids, job, places, vectors
 
 EXAMPLES = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 FRESH = itertools.count()
@@ -54,6 +54,9 @@ async def test_a_filter_means_the_same_everywhere_and_never_costs_results(
     assert {hit.document_id for hit in by_words} <= set(matching)
     assert await store.delete(of, None, where) == len(matching)
     assert await ids(store, of) == [each.document.id for each in cuts if each.document.id not in matching]
+    await store.add_job(job("j", len(cuts), of), [each.document for each in cuts])
+    assert await store.delete(of, None, where) == len(matching), "those that wait in a job"
+    assert (await store.job(of, "j")).total == len(cuts) - len(matching)
     await store.drop(of)
 
 

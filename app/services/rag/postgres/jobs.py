@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from app.errors import JobNotFound, LeaseLost
 from app.postgres import Connection
-from app.services.rag.knowledge import Cut, Document, Job, JobState, Name
+from app.services.rag.filtering import holds
+from app.services.rag.knowledge import Cut, Document, Filter, Job, JobState, Name
 from app.services.rag.postgres import documents, rows
 from app.services.rag.store import Lease
 
@@ -27,7 +28,24 @@ async def add(connection: Connection, there: rows.Kept, job: Job, waiting: Seque
     counts = (job.state, job.total, job.done, job.chunks, rows.blob(job.error), job.created_at, job.finished_at)
     key = await connection.fetchval(statement, there.key, rows.blob(job.id), *counts, rows.chunking_blob(job.chunking))
     if key is not None:
+        await withdraw(connection, there, [each.id for each in waiting])
         await documents.add_waiting(connection, key, waiting)
+
+
+async def withdraw(connection: Connection, there: rows.Kept, ids: Sequence[str] | None, where: Filter = ()) -> int:
+    """Take documents (None: any) for which the filter holds out of the jobs that they wait in; how many there were. The jobs are locked
+    first, as by all who change them."""
+    running = "SELECT key FROM astromesh_rag_jobs WHERE collection = $1 AND state = 'running' ORDER BY key FOR UPDATE"
+    keys = [key for (key,) in await connection.fetch(running, there.key)]
+    if not keys:
+        return 0
+    among, parameters = ("", []) if ids is None else (" AND sha256(id) = ANY ($2::bytea[])", [[rows.digest(each) for each in ids]])
+    statement = f"SELECT job, position, metadata FROM astromesh_rag_waiting WHERE job = ANY ($1::bigint[]){among}"
+    found = await connection.fetch(statement, keys, *parameters)
+    gone = [(job, position) for job, position, metadata in found if holds(where, rows.mapping(metadata))]
+    await connection.executemany("DELETE FROM astromesh_rag_waiting WHERE job = $1 AND position = $2", gone)
+    await connection.executemany("UPDATE astromesh_rag_jobs SET total = total - 1 WHERE key = $1", [(job,) for job, _ in gone])
+    return len(gone)
 
 
 async def listed(connection: Connection, there: rows.Kept, limit: int) -> Sequence[Job]:

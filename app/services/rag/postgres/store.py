@@ -98,6 +98,8 @@ class PostgresStore:
             chunks = await documents.put(connection, there, cuts, model, self.no_vectors)
             if lease:
                 await jobs.advance(connection, there, lease, cuts, chunks)
+            else:
+                await jobs.withdraw(connection, there, [cut.document.id for cut in cuts])
 
     async def document(self, of: Name, document_id: str) -> tuple[Document, int]:
         async with self._reading(of) as (connection, there):
@@ -109,7 +111,7 @@ class PostgresStore:
 
     async def delete(self, of: Name, ids: Sequence[str] | None, where: Filter = ()) -> int:
         async with self._writing(of) as (connection, there):
-            return await documents.delete(connection, there, ids, where)
+            return await documents.delete(connection, there, ids, where) + await jobs.withdraw(connection, there, ids, where)
 
     async def by_words(self, of: Name, query: str, where: Filter, limit: int) -> Sequence[Hit]:
         async with self._reading(of) as (connection, there):

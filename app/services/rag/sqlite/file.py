@@ -51,6 +51,7 @@ CREATE TABLE waiting (
     job INTEGER NOT NULL, position INTEGER NOT NULL, id BLOB NOT NULL, metadata BLOB NOT NULL, text BLOB NOT NULL,
     PRIMARY KEY (job, position)
 );
+CREATE INDEX waiting_by_id ON waiting (id);
 """
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from app.errors import JobNotFound, LeaseLost
-from app.services.rag.knowledge import Cut, Document, Job, JobState, Name
+from app.services.rag.filtering import holds
+from app.services.rag.knowledge import Cut, Document, Filter, Job, JobState, Name
 from app.services.rag.sqlite import documents, rows
 from app.services.rag.store import Lease
 
@@ -45,7 +46,24 @@ def add(connection: sqlite3.Connection, job: Job, waiting: Sequence[Document]) -
     added = connection.execute(f"INSERT OR IGNORE INTO jobs ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
     if added.rowcount:
         assert added.lastrowid is not None
+        withdraw(connection, [each.id for each in waiting])
         documents.add_waiting(connection, added.lastrowid, waiting)
+
+
+def withdraw(connection: sqlite3.Connection, ids: Sequence[str] | None, where: Filter = ()) -> int:
+    """Take documents (None: any) for which the filter holds out of the jobs that they wait in; how many there were."""
+    found = list[tuple[int, int, bytes]]()
+    if ids is None:
+        found += connection.execute("SELECT job, position, metadata FROM waiting")
+    for batch in documents.batches([rows.blob(each) for each in ids or ()]):
+        marks = ", ".join("?" * len(batch))
+        found += connection.execute(f"SELECT job, position, metadata FROM waiting WHERE id IN ({marks})", batch)
+    gone = [(job, position) for job, position, metadata in found if holds(where, rows.mapping(metadata))]
+    if gone:
+        connection.executemany("DELETE FROM waiting WHERE job = ? AND position = ?", gone)
+        connection.executemany("UPDATE jobs SET total = total - 1 WHERE sequence = ?", ((job,) for job, _ in gone))
+        connection.execute("UPDATE collection SET unscrubbed = 1")
+    return len(gone)
 
 
 def listed(connection: sqlite3.Connection, of: Name, limit: int) -> Sequence[Job]:

@@ -88,6 +88,8 @@ class SqliteStore:
             chunks = documents.put(connection, cuts, model)
             if lease:
                 jobs.advance(connection, lease, cuts, chunks)
+            else:
+                jobs.withdraw(connection, [cut.document.id for cut in cuts])
 
         await self._write(of, work, scrub=lease is None)  # within a job once, at its end
 
@@ -98,7 +100,10 @@ class SqliteStore:
         return await self._read(of, lambda connection: documents.listed(connection, where, after, limit))
 
     async def delete(self, of: Name, ids: Sequence[str] | None, where: Filter = ()) -> int:
-        return await self._write(of, lambda connection: documents.delete(connection, ids, where))
+        def work(connection: sqlite3.Connection) -> int:
+            return documents.delete(connection, ids, where) + jobs.withdraw(connection, ids, where)
+
+        return await self._write(of, work)
 
     async def by_words(self, of: Name, query: str, where: Filter, limit: int) -> Sequence[Hit]:
         return await self._read(of, lambda connection: words.find(connection, query, where, limit))
