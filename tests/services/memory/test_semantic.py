@@ -32,6 +32,10 @@ class World:
         async with call(self.app, method, path, body=body, context=replace(background(), principal=principal)) as reply:
             return await reply.json()
 
+    async def rag(self, method: str, path: str) -> Any:
+        async with call(self.neighbours.apps["rag"], method, path, context=replace(background(), principal="ann")) as reply:
+            return await reply.json()
+
     async def say(self, session: str, turn_id: str, asked: str, answered: str, principal: str = "ann", **more: Any) -> None:
         messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
         path = f"/v1/memory/clerk/history/{session}/turns/{turn_id}"
@@ -95,6 +99,21 @@ async def test_a_deleted_conversation_is_found_no_more_and_others_are(tmp_path: 
         assert await world.ask("DELETE", "/v1/memory/clerk/semantic") == {"agent": "clerk", "forgotten": False}
         assert (await world.found("dog"))["results"] == []
         assert len((await world.ask("GET", "/v1/memory/clerk/history/s-1"))["turns"]) == 1
+
+
+async def test_a_deleted_conversation_does_not_come_back_from_a_job_that_waits_for_the_model(tmp_path: Path) -> None:
+    async with memory(tmp_path) as world:
+        world.model.hold = asyncio.Event()
+        await world.say("s-0", "t-0", "My dog is called Rex.", "A fine name.")
+        await world.say("s-1", "t-1", "My cat is called Tom.", "A fine name.")
+        async with asyncio.timeout(5):
+            await world.model.begun.wait()
+            await world.ask("DELETE", "/v1/memory/clerk/history/s-0")
+            world.model.hold.set()
+            jobs = "/v1/rag/collections/memory.clerk/jobs"
+            while any(job["state"] == "running" for job in (await world.rag("GET", jobs))["jobs"]):
+                pass
+        assert {row["session_id"] for row in (await world.found("fine name"))["results"]} == {"s-1"}
 
 
 async def test_a_conversation_stays_while_what_it_said_cannot_be_deleted_elsewhere(tmp_path: Path) -> None:
