@@ -77,16 +77,20 @@ class Spine:
         path = profile(self._folder / f"{name}.yaml", list(offered), peers=peers, api=dict(api or {}), **spec)
         settings = {"ASTROMESH_PROFILE": str(path), "ASTROMESH_DATA_DIR": str(self._folder / name), "ASTROMESH_NODE_NAME": name}
         configuration = load(settings | {"ASTROMESH_DRAIN_S": "1"} | dict(environ or {}))
-        node = Node(configuration, lambda each: offered.get(each, service()))
-        stopping = asyncio.Event()
-        running = asyncio.create_task(node.run(stopping))
+        node = await self.run(Node(configuration, lambda each: offered.get(each, service())))
+        for peer in node.peers.all():
+            await static(node).probe(peer)
+        return node
+
+    async def run(self, node: Node) -> Node:
+        """The node, listening."""
+        running = asyncio.create_task(node.run(asyncio.Event()))
         self._stack.push_async_callback(_stop, running)
         waiting = asyncio.create_task(node.listening.wait())
         await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED, timeout=10)
+        waiting.cancel()
         if running.done():
             await running
-        for peer in node.peers.all():
-            await static(node).probe(peer)
         return node
 
 

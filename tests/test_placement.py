@@ -9,18 +9,14 @@ from typing import Any
 
 import aiohttp
 import pytest
-import yaml
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from app import paths
 from app.call import call
-from app.config import load
-from app.errors import NotFound
 from app.node import Node
 from app.session import NO_STORE, new_session_id
-from tests.nodes import profile
 from tests.spine import FakeService, Spine, free_port, service, spine, static
 
 STORES = ["a" * 12, "b" * 12]
@@ -243,16 +239,6 @@ async def test_nobody_is_refused_by_old_news(nodes: Spine, client: aiohttp.Clien
     known.state, known.facts = "unknown", None  # not heard from yet
     static(near)._asked_at["middle"] = float("-inf")
     assert await answered_by(client, near.url, "/v1/tools/x") == "middle"
-
-
-async def test_a_service_of_the_nodes_own_is_404_where_it_is_off_and_never_forwarded(tmp_path: Path) -> None:
-    path = profile(tmp_path / "blind.yaml", [])
-    document = yaml.safe_load(path.read_text())
-    document["spec"]["services"]["observability"] = False
-    path.write_text(yaml.safe_dump(document))
-    node = Node(load({"ASTROMESH_PROFILE": str(path), "ASTROMESH_DATA_DIR": str(tmp_path / "blind")}), lambda name: service())
-    with pytest.raises(NotFound, match="switched off"):
-        node._placement.locate("observability", None)
 
 
 async def test_a_call_inside_the_node_goes_the_way_of_a_request(nodes: Spine) -> None:

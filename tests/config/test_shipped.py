@@ -1,26 +1,22 @@
 """The profiles that ship with the node: which services each runs, whom it asks, and that nothing about them is to be warned of."""
 
+import re
 from collections.abc import Mapping
 
 import pytest
 
 from app.config import Configuration, load
 from app.services import SERVICE_NAMES
+from tests.config.profiles import ROOT, SHIPPED
 
-RUNS: Mapping[str, set[str]] = {
-    "full": {"api", "agents", "inference", "memory", "tools", "channels", "rag", "observability"},
-    "gateway": {"api", "channels", "observability"},
-    "worker": {"api", "agents", "memory", "tools", "rag", "observability"},
-    "inference": {"api", "inference", "observability"},
-}
-PROFILES = [*RUNS, "mesh-gateway", "mesh-worker", "mesh-inference"]
+ROLES = ("full", "gateway", "worker", "inference")
 
 
 def shipped(name: str) -> Configuration:
     return load({"ASTROMESH_PROFILE": name})
 
 
-@pytest.mark.parametrize("name", PROFILES)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_profile_has_its_files_name_and_no_warnings(name: str) -> None:
     configuration = shipped(name)
     assert configuration.profile.name == name
@@ -28,11 +24,24 @@ def test_a_shipped_profile_has_its_files_name_and_no_warnings(name: str) -> None
     assert (configuration.profile.api.host, configuration.profile.api.port) == ("0.0.0.0", 8000)
 
 
-@pytest.mark.parametrize("name", PROFILES)
-def test_a_shipped_profile_runs_the_services_of_its_role(name: str) -> None:
-    services = shipped(name).profile.services
-    assert set(services) == set(SERVICE_NAMES)
-    assert {service for service, on in services.items() if on} == RUNS[name.removeprefix("mesh-")]
+def table() -> Mapping[str, Mapping[str, bool]]:
+    """What the README says: by role, whether it has a service."""
+    rows = re.search(r"^\| service \|.*\n(?:\|.*\n)+", (ROOT / "README.md").read_text(), re.M)
+    assert rows
+    head, _, *body = [[cell.strip() for cell in line.strip("|").split("|")] for line in rows[0].splitlines()]
+    named = [(service, cells) for services, *cells in body for service in services.split(", ")]
+    assert len(named) == len({service for service, _ in named})
+    assert {cell for _, cells in named for cell in cells} == {"yes", "\N{EN DASH}"}
+    return {role: {service: cells[at] == "yes" for service, cells in named} for at, role in enumerate(head[1:])}
+
+
+def test_the_table_of_the_readme_says_what_the_profiles_run_with_mesh_and_without() -> None:
+    told = table()
+    assert tuple(told) == ROLES
+    for name in SHIPPED:
+        services = shipped(name).profile.services
+        assert set(services) == set(SERVICE_NAMES)
+        assert services == told[name.removeprefix("mesh-")], name
 
 
 def test_the_static_profiles_ask_one_another() -> None:
