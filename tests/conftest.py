@@ -1,9 +1,14 @@
-from collections.abc import Iterator
+"""Fixtures of many tests, and how all of them run."""
 
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import aiohttp
 import pytest
 from hypothesis import settings
 
 from tests.databases.server import Server, server
+from tests.spine import Spine, spine
 
 # The same examples every time: whether a change is sound must not hang on the luck of a run. Edit the seed away to look for more.
 # And no deadline for an example, which a machine with other work misses now and then.
@@ -14,6 +19,19 @@ settings.load_profile("suite")
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture
+async def nodes(tmp_path: Path) -> AsyncIterator[Spine]:
+    """Starts nodes in the test's own loop."""
+    async with spine(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -20,16 +19,10 @@ from app.context import current
 from app.errors import Misdirected
 from app.node import Node
 from app.services import SERVICES
-from tests.spine import Spine, service, spine, static
+from tests.spine import Spine, service, static
 
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 Handler = Callable[[Request], Awaitable[Response]]
-
-
-@pytest.fixture
-async def nodes(tmp_path: Path) -> AsyncIterator[Spine]:
-    async with spine(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """Requests whose body decides where they go: models, agents, sessions; and the lists of both."""
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -14,21 +12,9 @@ from yarl import URL
 
 from app.context import current
 from app.session import NO_STORE, store_of
-from tests.spine import FakeService, Spine, service, spine
+from tests.spine import FakeService, Spine, service
 
 STORE = "c" * 12
-
-
-@pytest.fixture
-async def nodes(tmp_path: Path) -> AsyncIterator[Spine]:
-    async with spine(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
 
 
 def telling(name: str) -> Any:

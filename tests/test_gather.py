@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -13,19 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from app.context import RequestContext, current
-from tests.spine import FakeService, Spine, service, spine
-
-
-@pytest.fixture
-async def nodes(tmp_path: Path) -> AsyncIterator[Spine]:
-    async with spine(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
+from tests.spine import FakeService, Spine, service
 
 
 def tools(*names: str, hangs: bool = False, fails: bool = False) -> type[FakeService]:

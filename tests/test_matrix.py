@@ -20,7 +20,7 @@ from app.services import SERVICE_NAMES
 from app.services.channels.signature import HEADER, sign
 from app.session import NO_STORE, new_session_id
 from tests.config.profiles import ROOT, SHIPPED
-from tests.spine import Spine, spine
+from tests.spine import Spine
 from tests.support import serve
 
 SECRET = "the secret of the channel"
@@ -155,21 +155,22 @@ class Stack:
 
 
 @pytest.fixture
-async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
+async def stack(tmp_path: Path, nodes: Spine, client: aiohttp.ClientSession) -> AsyncIterator[Stack]:
     replies = asyncio.Queue[Any]()
 
     async def take(request: Request) -> Response:
         replies.put_nowait(await request.json())
         return Response()
 
-    async with spine(tmp_path) as nodes, aiohttp.ClientSession() as http, serve(Router([Route("/", take, methods=["POST"])])) as url:
+    async with serve(Router([Route("/", take, methods=["POST"])])) as url:
         (tmp_path / "agents").symlink_to(ROOT / "config" / "agents")
         channel = {"type": "webhook", "secret": SECRET, "callback_url": f"{url}/", "default_agent": "assistant"}
         (tmp_path / "channels.yaml").write_text(yaml.safe_dump({"channels": {"crm": channel}}))
-        yield Stack(tmp_path, nodes, http, replies)
+        yield Stack(tmp_path, nodes, client, replies)
 
 
 def everything(url: str) -> dict[str, Any]:
+    """The entry of that peer in a profile."""
     return {"name": "other", "url": url, "services": [name for name in SERVICE_NAMES if name not in OWN]}
 
 

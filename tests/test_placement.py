@@ -2,9 +2,7 @@
 
 import random
 import socket
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -17,21 +15,9 @@ from app import paths
 from app.call import call
 from app.node import Node
 from app.session import NO_STORE, new_session_id
-from tests.spine import FakeService, Spine, free_port, service, spine, static
+from tests.spine import FakeService, Spine, free_port, service, static
 
 STORES = ["a" * 12, "b" * 12]
-
-
-@pytest.fixture
-async def nodes(tmp_path: Path) -> AsyncIterator[Spine]:
-    async with spine(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
 
 
 def named(name: str, **facts: Any) -> type[FakeService]:

@@ -15,17 +15,11 @@ from app.services.agents import Agents
 from tests.meshes import Meshed, meshed
 from tests.nodes import profile, start
 from tests.services.agents.world import agent_file
-from tests.spine import FakeService, Spine, spine
+from tests.spine import FakeService, Spine
 
 KEYS = {"ASTROMESH_API_KEYS": "node:sk-1,ada:sk-2"}
 ADA = {"Authorization": "Bearer sk-2"}
 AGENTS = {"agents": cast(type[FakeService], Agents)}
-
-
-@pytest.fixture
-async def nodes(tmp_path: Path) -> AsyncIterator[Spine]:
-    async with spine(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

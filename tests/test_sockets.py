@@ -4,7 +4,6 @@ import asyncio
 import base64
 import json
 import signal
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -20,18 +19,12 @@ from app.services.agents import link
 from tests.edge.wire import request, wire
 from tests.nodes import profile, start
 from tests.services.agents.world import agent_file
-from tests.spine import Spine, service, spine
+from tests.spine import Spine, service
 from tests.talks import PATIENCE_S, Model, ask, events, socket_url, stack
 
 KEYS = {"ASTROMESH_API_KEYS": "node:sk-1,ada:sk-2"}
 UPGRADE = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==")
 ADA = {"Authorization": "Bearer sk-2"}
-
-
-@pytest.fixture
-async def nodes(tmp_path: Path) -> AsyncIterator[Spine]:
-    async with spine(tmp_path) as made:
-        yield made
 
 
 async def closed(client: ClientConnection) -> tuple[int, str]:

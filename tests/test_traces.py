@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from app.sse import EventStream, encode
 from tests.edge.services import Worker, tell, tools
 from tests.meshes import Meshed, meshed
 from tests.nodes import RunningNode, profile, start
-from tests.spine import FakeService, Spine, free_port, service, spine
+from tests.spine import FakeService, Spine, free_port, service
 
 QUESTION = "What is 17*23, and what time is it in Tokyo?"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -35,18 +35,6 @@ SEES: dict[str, type[Any]] = {"observability": Observability}
 WORKER: dict[str, type[Any]] = {"agents": Agents, "tools": Tools, "memory": Memory, **SEES}
 OFFERED = ["agents", "tools", "memory"]
 MEMBERS = {"worker": OFFERED, "inference": ["inference"], "spare": ["inference"]}
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
-
-
-@pytest.fixture
-async def nodes(tmp_path: Path) -> AsyncIterator[Spine]:
-    async with spine(tmp_path) as made:
-        yield made
 
 
 @dataclass

@@ -21,7 +21,7 @@ from app.system.openapi import document
 from tests.api import KEY, SERVED, VERIFY_TOKEN, environ, signed
 from tests.edge.services import telling
 from tests.nodes import profile, start
-from tests.spine import Spine, spine
+from tests.spine import Spine
 
 APP = Path(__file__).resolve().parents[2] / "app"
 DOCUMENT: dict[str, Any] = json.loads(document())
@@ -32,12 +32,6 @@ HISTORY = "/v1/memory/{agent}/history/{session}"
 COLLECTION = "/v1/rag/collections/{collection}"
 LONELY = ("/v1/mesh/join", "/v1/mesh/gossip", "/v1/mesh/sync", "/v1/mesh/probe")
 """What nodes alone say, signed; their own tests have it."""
-
-
-@pytest.fixture
-async def nodes(tmp_path: Path) -> AsyncIterator[Spine]:
-    async with spine(tmp_path) as made:
-        yield made
 
 
 # What it has

@@ -2,8 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
@@ -16,19 +15,7 @@ from app import __version__
 from app.node import Node
 from app.services.contract import Check
 from app.system import health
-from tests.spine import FakeService, Spine, free_port, service, spine, static
-
-
-@pytest.fixture
-async def nodes(tmp_path: Path) -> AsyncIterator[Spine]:
-    async with spine(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
+from tests.spine import FakeService, Spine, free_port, service, static
 
 
 async def ask(client: aiohttp.ClientSession, node: Node, path: str, status: int = 200) -> Any:

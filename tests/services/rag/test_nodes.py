@@ -2,32 +2,18 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
-import pytest
 
 from app.node import Node
 from app.services.rag import Rag
 from tests.nodes import profile, start
-from tests.spine import FakeService, Spine, spine, static
+from tests.spine import FakeService, Spine, static
 
 RAG = {"rag": cast(type[FakeService], Rag)}
-
-
-@pytest.fixture
-async def nodes(tmp_path: Path) -> AsyncIterator[Spine]:
-    async with spine(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
 
 
 async def ask(client: aiohttp.ClientSession, url: str, method: str, path: str, body: Any = None, status: int = 200) -> Any:
