@@ -109,11 +109,22 @@ class Ingestion:
         while True:
             self._wake.clear()
             try:
-                if not self._draining.is_set() and (lease := await self._store.claim(self._settings.lease_s)):
+                if not self._draining.is_set() and (lease := await self._claim()):
                     return lease
             except StoreUnavailable as error:
                 log.error("jobs stand still: %s", error)
             await _wait(self._wake, LOOK_S)
+
+    async def _claim(self) -> Lease | None:
+        """A thread that claims goes on when this is cancelled: what it got is let go, or nobody would have the job until the lease ends."""
+        claiming = asyncio.ensure_future(self._store.claim(self._settings.lease_s))
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            with suppress(NodeError):
+                if lease := await claiming:
+                    await self._store.let_go(lease)
+            raise
 
     async def _job(self, lease: Lease) -> None:
         stopped = self._stopped[lease.job.of, lease.job.id] = asyncio.Event()
