@@ -16,8 +16,9 @@ settings.register_profile("suite", derandomize=True, deadline=None)
 settings.load_profile("suite")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def anyio_backend() -> str:
+    """For fixtures of every scope. What lives as long as a module keeps one event loop for its tests; the others have one each."""
     return "asyncio"
 
 

@@ -4,7 +4,7 @@ import json
 import re
 import signal
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,18 +43,32 @@ class Chain:
                     return
 
 
-@pytest.fixture
-async def chain(tmp_path: Path) -> AsyncIterator[Chain]:
+@asynccontextmanager
+async def chained(folder: Path) -> AsyncIterator[Chain]:
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(aiohttp.ClientSession())
-        inference = await start(stack, profile(tmp_path / "inference.yaml", ["inference"]), tmp_path / "i")
-        worker_profile = profile(tmp_path / "worker.yaml", WORKER, peers={"inference-1": (inference.url, ["inference"])})
-        worker = await start(stack, worker_profile, tmp_path / "w")
-        gateway_profile = profile(tmp_path / "gateway.yaml", ["channels"], peers={"worker-1": (worker.url, WORKER)})
-        gateway = await start(stack, gateway_profile, tmp_path / "g")
+        inference = await start(stack, profile(folder / "inference.yaml", ["inference"]), folder / "i")
+        worker_profile = profile(folder / "worker.yaml", WORKER, peers={"inference-1": (inference.url, ["inference"])})
+        worker = await start(stack, worker_profile, folder / "w")
+        gateway_profile = profile(folder / "gateway.yaml", ["channels"], peers={"worker-1": (worker.url, WORKER)})
+        gateway = await start(stack, gateway_profile, folder / "g")
         made = Chain(gateway, worker, inference, http)
         await made.until_peers_are_up(worker)
         await made.until_peers_are_up(gateway)
+        yield made
+
+
+@pytest.fixture(scope="module")
+async def chain(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Chain]:
+    """One for all tests that leave it as it is."""
+    async with chained(tmp_path_factory.mktemp("chain")) as made:
+        yield made
+
+
+@pytest.fixture
+async def mortal(tmp_path: Path) -> AsyncIterator[Chain]:
+    """One of the test's own, to kill nodes of."""
+    async with chained(tmp_path) as made:
         yield made
 
 
@@ -134,24 +148,24 @@ async def test_a_conversation_over_a_websocket_goes_through_the_gateway_and_is_r
         assert counted in await response.text()
 
 
-async def test_a_killed_worker_gives_a_clear_error_at_once_and_comes_back(chain: Chain, tmp_path: Path) -> None:
-    _, first = await chain.run("My name is Ada.")
-    port = chain.worker.url.rsplit(":", 1)[1]
-    chain.worker.signal(signal.SIGKILL)
-    await chain.worker.exit_code()
-    response, told = await chain.run(QUESTION)
+async def test_a_killed_worker_gives_a_clear_error_at_once_and_comes_back(mortal: Chain, tmp_path: Path) -> None:
+    _, first = await mortal.run("My name is Ada.")
+    port = mortal.worker.url.rsplit(":", 1)[1]
+    mortal.worker.signal(signal.SIGKILL)
+    await mortal.worker.exit_code()
+    response, told = await mortal.run(QUESTION)
     assert response.status == 503
     assert told["error"]["code"] == "service_unavailable"  # type: ignore[index]
     async with AsyncExitStack() as stack:
         await start(stack, tmp_path / "worker.yaml", tmp_path / "w", ASTROMESH_PORT=port)
-        await chain.until_peers_are_up(chain.gateway)
-        _, second = await chain.run("What is my name?", str(first["session_id"]))
+        await mortal.until_peers_are_up(mortal.gateway)
+        _, second = await mortal.run("What is my name?", str(first["session_id"]))
         assert "Ada" in str(second["answer"])
 
 
-async def test_a_killed_inference_node_is_named_to_the_client(chain: Chain) -> None:
-    chain.inference.signal(signal.SIGKILL)
-    await chain.inference.exit_code()
-    response, told = await chain.run(QUESTION)
+async def test_a_killed_inference_node_is_named_to_the_client(mortal: Chain) -> None:
+    mortal.inference.signal(signal.SIGKILL)
+    await mortal.inference.exit_code()
+    response, told = await mortal.run(QUESTION)
     assert response.status == 503
     assert "inference" in str(told["error"])
