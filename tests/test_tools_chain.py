@@ -100,24 +100,33 @@ def _tools(block: Any) -> list[Any]:
     return tools if isinstance(tools, list) else []
 
 
-@pytest.fixture
-async def nodes(tmp_path: Path) -> AsyncIterator[Nodes]:
-    (tmp_path / "handbook").mkdir()
-    (tmp_path / "handbook" / "travel.md").write_text("Take the train.")
+@pytest.fixture(scope="module")
+async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Nodes]:
+    folder = tmp_path_factory.mktemp("nodes")
+    (folder / "handbook").mkdir()
+    (folder / "handbook" / "travel.md").write_text("Take the train.")
     world = World()
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(aiohttp.ClientSession())
         url = await stack.enter_async_context(serve(world.app()))
-        agent_files(tmp_path / "config" / "agents", url)
+        agent_files(folder / "config" / "agents", url)
         tools = {
             "http_request": {"allow": [url.removeprefix("http://")], "allow_networks": ["127.0.0.0/8"]},
-            "read_file": {"roots": {"handbook": str(tmp_path / "handbook")}},
+            "read_file": {"roots": {"handbook": str(folder / "handbook")}},
         }
-        worker_profile = profile(tmp_path / "worker.yaml", WORKER, tools=tools)
-        environ = {"ASTROMESH_CONFIG_DIR": str(tmp_path / "config"), "OPENAI_BASE_URL": f"{url}/v1", "SHOP_TOKEN": "a-secret-of-the-shop"}
-        worker = await start(stack, worker_profile, tmp_path / "w", **environ)
-        gateway_profile = profile(tmp_path / "gateway.yaml", ["channels"], peers={"worker-1": (worker.url, WORKER)})
-        yield Nodes(await start(stack, gateway_profile, tmp_path / "g"), world, url, http)
+        worker_profile = profile(folder / "worker.yaml", WORKER, tools=tools)
+        environ = {"ASTROMESH_CONFIG_DIR": str(folder / "config"), "OPENAI_BASE_URL": f"{url}/v1", "SHOP_TOKEN": "a-secret-of-the-shop"}
+        worker = await start(stack, worker_profile, folder / "w", **environ)
+        gateway_profile = profile(folder / "gateway.yaml", ["channels"], peers={"worker-1": (worker.url, WORKER)})
+        yield Nodes(await start(stack, gateway_profile, folder / "g"), world, url, http)
+
+
+@pytest.fixture
+def nodes(running: Nodes) -> Nodes:
+    """The nodes of all these tests, in a world where nothing was asked yet."""
+    for seen in (running.world.script, running.world.asked, running.world.posted):
+        seen.clear()
+    return running
 
 
 def calling(name: str, arguments: Any) -> dict[str, Any]:

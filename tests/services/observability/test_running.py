@@ -47,9 +47,9 @@ async def scrape(http: aiohttp.ClientSession, node: RunningNode) -> dict[str, Me
         return {family.name: family for family in text_string_to_metric_families(await response.text())}
 
 
-@pytest.fixture
-async def pages(tmp_path: Path) -> AsyncIterator[list[dict[str, Metric]]]:
-    async with worked(tmp_path) as (mesh, nodes):
+@pytest.fixture(scope="module")
+async def pages(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list[dict[str, Metric]]]:
+    async with worked(tmp_path_factory.mktemp("worked")) as (mesh, nodes):
         yield [await scrape(mesh.http, node) for node in nodes]
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +54,10 @@ class Place:
     http: aiohttp.ClientSession
     nodes: list[RunningNode] = field(default_factory=list)
 
+    def play(self, large: list[Any], small: list[Any]) -> None:
+        """What the models say from now on; what they were asked before is forgotten."""
+        self.model.script, self.model.requests = {"large": large, "small": small}, []
+
     async def run(self, agent: str, query: str, session: str | None = None) -> Body:
         body = {"query": query} | ({"session_id": session} if session else {})
         async with self.http.post(f"{self.gateway.url}/v1/agents/{agent}/run", json=body) as response:
@@ -69,43 +73,40 @@ class Place:
                     up = all(peer["state"] == "up" for peer in (await response.json())["peers"])
 
 
-@pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
-    """Starts the nodes, for a script of the models large and small."""
+@pytest.fixture(scope="module")
+async def nodes(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
+    """The nodes of all these tests; each has its models say what it wants."""
+    folder = tmp_path_factory.mktemp("place")
     async with AsyncExitStack() as stack:
-
-        async def make(large: list[Any], small: list[Any]) -> Place:
-            model, app = model_server({"large": large, "small": small})
-            url = await stack.enter_async_context(serve(app))
-            http = await stack.enter_async_context(aiohttp.ClientSession())
-            folders = {where: tmp_path / where / "agents" for where in ("first", "second")}
-            for name, text in EXAMPLES.items():
-                path = folders["second" if name in ELSEWHERE else "first"] / f"{name}.agent.yaml"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text)
-            provider = {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "sk-test"}
-            base = await start(stack, profile(tmp_path / "base.yaml", ["inference", "memory"]), tmp_path / "b", **provider)
-            peers = {"base": (base.url, ["inference", "memory"])}
-            second = profile(tmp_path / "second.yaml", ["agents", "tools"], peers=peers)
-            second_node = await start(stack, second, tmp_path / "s", ASTROMESH_CONFIG_DIR=str(tmp_path / "second"))
-            peers["second"] = (second_node.url, ["agents", "tools"])
-            first = profile(tmp_path / "first.yaml", ["agents", "tools"], peers=peers)
-            first_node = await start(stack, first, tmp_path / "f", ASTROMESH_CONFIG_DIR=str(tmp_path / "first"))
-            peers["first"] = (first_node.url, ["agents", "tools"])
-            gateway = await start(stack, profile(tmp_path / "gateway.yaml", [], peers=peers), tmp_path / "g")
-            made = Place(gateway, model, http, [second_node, first_node, gateway])
-            await made.until_peers_are_up()
-            return made
-
-        yield make
+        model, app = model_server({"large": [], "small": []})
+        url = await stack.enter_async_context(serve(app))
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        folders = {where: folder / where / "agents" for where in ("first", "second")}
+        for name, text in EXAMPLES.items():
+            path = folders["second" if name in ELSEWHERE else "first"] / f"{name}.agent.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        provider = {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "sk-test"}
+        base = await start(stack, profile(folder / "base.yaml", ["inference", "memory"]), folder / "b", **provider)
+        peers = {"base": (base.url, ["inference", "memory"])}
+        second = profile(folder / "second.yaml", ["agents", "tools"], peers=peers)
+        second_node = await start(stack, second, folder / "s", ASTROMESH_CONFIG_DIR=str(folder / "second"))
+        peers["second"] = (second_node.url, ["agents", "tools"])
+        first = profile(folder / "first.yaml", ["agents", "tools"], peers=peers)
+        first_node = await start(stack, first, folder / "f", ASTROMESH_CONFIG_DIR=str(folder / "first"))
+        peers["first"] = (first_node.url, ["agents", "tools"])
+        gateway = await start(stack, profile(folder / "gateway.yaml", [], peers=peers), folder / "g")
+        made = Place(gateway, model, http, [second_node, first_node, gateway])
+        await made.until_peers_are_up()
+        yield made
 
 
 def plan(key: str, *entries: str) -> str:
     return json.dumps({key: entries})
 
 
-async def test_plan_and_execute_over_nodes(place: Callable[..., Any]) -> None:
-    nodes = await place(large=[plan("steps", "Multiply 17 by 23.")], small=[MULTIPLY, "391", "It is 391."])
+async def test_plan_and_execute_over_nodes(nodes: Place) -> None:
+    nodes.play(large=[plan("steps", "Multiply 17 by 23.")], small=[MULTIPLY, "391", "It is 391."])
     result = await nodes.run("researcher", "What is 17*23?")
     assert (result["answer"], result["outcome"]) == ("It is 391.", "answered")
     assert [(step["role"], step["model"]) for step in result["steps"]] == [
@@ -116,11 +117,11 @@ async def test_plan_and_execute_over_nodes(place: Callable[..., Any]) -> None:
     assert result["steps"][1]["tool_calls"][0]["result"]["result"] == 391
 
 
-async def test_parallel_fan_out_over_nodes_as_a_streamed_chat_completion(place: Callable[..., Any]) -> None:
+async def test_parallel_fan_out_over_nodes_as_a_streamed_chat_completion(nodes: Place) -> None:
     def work(request: Body) -> str:
         return "Wet." if "rain" in said(request).split("Your task: ")[1] else "Dry."
 
-    nodes = await place(large=[plan("tasks", "On rain.", "On sand.", "On glass."), work, "One is wet."], small=[work, work])
+    nodes.play(large=[plan("tasks", "On rain.", "On sand.", "On glass."), work, "One is wet."], small=[work, work])
     async with AsyncOpenAI(base_url=f"{nodes.gateway.url}/v1", api_key="unused", max_retries=0) as sdk:
         messages: Any = [{"role": "user", "content": "Which is wet?"}]
         stream = await sdk.chat.completions.create(model="agent/comparer", messages=messages, stream=True)
@@ -131,8 +132,8 @@ async def test_parallel_fan_out_over_nodes_as_a_streamed_chat_completion(place: 
     assert sorted(request["model"] for request in nodes.model.requests) == ["large"] * 3 + ["small"] * 2
 
 
-async def test_pipeline_over_nodes(place: Callable[..., Any]) -> None:
-    nodes = await place(large=["A short piece."], small=["A draft.", MULTIPLY, "A checked draft."])
+async def test_pipeline_over_nodes(nodes: Place) -> None:
+    nodes.play(large=["A short piece."], small=["A draft.", MULTIPLY, "A checked draft."])
     result = await nodes.run("newsroom", "On the fair.")
     assert result["answer"] == "A short piece."
     assert [step["role"] for step in result["steps"]] == ["stage:draft", "stage:check", "stage:check", "stage:edit"]
@@ -140,19 +141,19 @@ async def test_pipeline_over_nodes(place: Callable[..., Any]) -> None:
     assert ("The unchecked one was:\nA draft." in said(edit, "system"), said(edit)) == (True, "A checked draft.")
 
 
-async def test_a_supervisor_leads_agents_of_another_node(place: Callable[..., Any]) -> None:
+async def test_a_supervisor_leads_agents_of_another_node(nodes: Place) -> None:
     asked = calls(("ask_researcher", {"query": "How many came to the fair?"}))
     written = calls(("ask_newsroom", {"query": "391 came to the fair."}))
     large = [asked, plan("steps"), written, "The fair: 391 came.", "Print: The fair: 391 came."]
-    nodes = await place(large=large, small=["391 came.", "A draft.", "A check."])
+    nodes.play(large=large, small=["391 came.", "A draft.", "A check."])
     result = await nodes.run("editor", "A piece on the fair, please.")
     assert result["answer"] == "Print: The fair: 391 came."
     assert told(nodes.model.requests[-1]) == ["391 came.", "The fair: 391 came."]
     assert {row["model"]: row["calls"] for row in result["usage"]["by_model"]} == {"large": 5, "small": 3}
 
 
-async def test_a_swarm_passes_a_conversation_to_another_node_and_the_session_stays_there(place: Callable[..., Any]) -> None:
-    nodes = await place(large=[MULTIPLY, "You owe 391.", "Since May."], small=[calls(("pass_to_billing", {}))])
+async def test_a_swarm_passes_a_conversation_to_another_node_and_the_session_stays_there(nodes: Place) -> None:
+    nodes.play(large=[MULTIPLY, "You owe 391.", "Since May."], small=[calls(("pass_to_billing", {}))])
     first = await nodes.run("frontdesk", "What do I owe?")
     assert (first["answer"], [step["agent"] for step in first["steps"]]) == ("You owe 391.", ["frontdesk", "billing", "billing"])
     body, accept = {"query": "Since when?", "session_id": first["session_id"]}, {"Accept": "text/event-stream"}
