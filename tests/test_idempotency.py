@@ -95,6 +95,7 @@ async def test_a_run_whose_worker_is_killed_is_run_again_by_the_other_and_says_t
     assert (repeated, again.headers["Idempotency-Replayed"], workers.asked) == (told, "true", [1, 1])
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("workers", ["shared"], indirect=True)
 async def test_without_a_key_the_same_is_peer_lost_at_once_and_nobody_runs_it_again(workers: Workers) -> None:
     for model in workers.models:
@@ -107,6 +108,7 @@ async def test_without_a_key_the_same_is_peer_lost_at_once_and_nobody_runs_it_ag
     assert sum(workers.asked) == 1
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("workers", ["apart"], indirect=True)
 async def test_a_repetition_without_a_session_comes_to_the_store_that_recorded_the_run(workers: Workers) -> None:
     for key in ("a", "b", "c", "d"):

@@ -63,6 +63,7 @@ async def test_nodes_find_each_other_and_a_question_is_answered_across_them(mesh
     assert (summary["cluster_size"], summary["status"], {summary["leader"]}) == (3, "alive", leaders)
 
 
+@pytest.mark.processes
 async def test_a_member_is_known_with_its_services_from_the_first(mesh: Meshed) -> None:
     gateway = await mesh.node("gateway")
     starting = asyncio.create_task(mesh.node("worker", WORKER))
@@ -130,6 +131,7 @@ async def test_a_node_that_stops_is_out_of_every_view_before_it_ends(mesh: Meshe
     assert list(await mesh.members(gateway)) == ["gateway"]
 
 
+@pytest.mark.processes
 async def test_a_person_may_ask_a_node_to_leave_and_only_that_node(mesh: Meshed) -> None:
     gateway = await mesh.node("gateway")
     worker = await mesh.node("worker", WORKER)
@@ -177,6 +179,7 @@ async def test_a_refused_join_does_not_move_the_address_of_a_node(mesh: Meshed) 
     assert "192.0.2.66" not in row["url"]
 
 
+@pytest.mark.processes
 async def test_an_address_that_was_copied_from_the_seed_is_named(mesh: Meshed) -> None:
     seed = await mesh.node("seed")
     copied = await mesh.node("copied", ASTROMESH_ADVERTISE_URL=seed.url)
@@ -196,6 +199,7 @@ async def test_a_node_that_no_seed_takes_in_says_so(mesh: Meshed) -> None:
     assert (check["status"], nobody in check["message"]) == ("degraded", True)
 
 
+@pytest.mark.processes
 async def test_two_nodes_of_one_name_both_work_and_are_told_apart(mesh: Meshed) -> None:
     gateway = await mesh.node("gateway")
     twins = await asyncio.gather(*(mesh.node("worker", WORKER, data=f"data-{number}") for number in (1, 2)))
@@ -242,6 +246,7 @@ async def test_poison_is_refused_and_changes_nothing(mesh: Meshed) -> None:
     await mesh.together(gateway, worker)
 
 
+@pytest.mark.processes
 async def test_nobody_speaks_for_another_node_and_a_message_goes_to_its_own_path(mesh: Meshed) -> None:
     gateway = await mesh.node("gateway")
     worker = await mesh.node("worker")
@@ -270,6 +275,7 @@ async def test_an_address_that_nobody_can_have_is_refused_and_stops_nobody(mesh:
     assert await mesh.members(gateway) == {"gateway": "alive"}
 
 
+@pytest.mark.processes
 async def test_counters_that_a_stranger_claims_to_be_used_up_stop_nobody(mesh: Meshed) -> None:
     gateway = await mesh.node("gateway")
     worker = await mesh.node("worker")
@@ -280,6 +286,7 @@ async def test_counters_that_a_stranger_claims_to_be_used_up_stop_nobody(mesh: M
     await mesh.together(gateway, worker)
 
 
+@pytest.mark.processes
 async def test_an_answer_that_is_not_signed_is_not_believed_whatever_its_status(tmp_path: Path) -> None:
     async with meshed(tmp_path, ASTROMESH_MESH_KEY="key") as mesh:
         asked = asyncio.Event()
@@ -328,6 +335,7 @@ async def test_with_a_mesh_key_a_node_that_lacks_it_is_refused_and_both_sides_sa
         assert 'astromesh_mesh_refused_messages_total{reason="invalid_api_key"}' in metrics
 
 
+@pytest.mark.processes
 async def test_a_signed_message_that_was_recorded_is_of_no_use(tmp_path: Path) -> None:
     async with meshed(tmp_path, ASTROMESH_MESH_KEY="key") as mesh:
         gateway = await mesh.node("gateway")
@@ -357,6 +365,7 @@ def leave() -> Message:
     return Message(Header("astromesh", STRANGER, "", 1, 0, 0, 0, 1), Leave())
 
 
+@pytest.mark.processes
 async def test_keys_in_a_file_rotate_without_a_stop(tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("old\n")
@@ -372,6 +381,7 @@ async def test_keys_in_a_file_rotate_without_a_stop(tmp_path: Path) -> None:
         await mesh.together(gateway, worker, newcomer)
 
 
+@pytest.mark.processes
 async def test_a_wrong_advertised_address_is_named_on_both_sides(mesh: Meshed) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         nowhere = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -385,6 +395,7 @@ async def test_a_wrong_advertised_address_is_named_on_both_sides(mesh: Meshed) -
     assert "ASTROMESH_ADVERTISE_URL" in line
 
 
+@pytest.mark.processes
 async def test_the_mesh_may_have_a_listener_of_its_own(mesh: Meshed, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         bind = f"127.0.0.1:{taken.getsockname()[1]}"

@@ -141,6 +141,7 @@ async def test_in_a_mesh_every_node_hears_of_a_new_agent_soon_and_sends_its_ques
         assert told["loaded"] == ["assistant", "clerk"]
 
 
+@pytest.mark.processes
 async def test_workers_that_share_a_data_directory_all_have_a_new_agent_at_once(tmp_path: Path) -> None:
     keys = KEYS | {"ASTROMESH_MESH_KEY": "between-nodes"}
     async with meshed(tmp_path, **keys) as mesh:

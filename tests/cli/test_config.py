@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.cli.command import Done, ctl
 from tests.config.profiles import WORKER
 from tests.nodes import ROOT
@@ -62,6 +64,7 @@ async def test_each_file_has_a_row_for_programs(tmp_path: Path) -> None:
     assert (problem["line"], problem["remedy"]) == (11, "did you mean `memory`?")
 
 
+@pytest.mark.processes
 async def test_files_are_checked_by_what_they_say_they_are(tmp_path: Path) -> None:
     at = folder(tmp_path / "all")
     assert (await ctl("config", "validate", str(at / "profiles/fine.yaml"), str(at / "agents/a.agent.yaml"))).code == 0

@@ -39,6 +39,7 @@ async def run_it(stack: AsyncExitStack, folder: Path, data: Path, port: int, **e
     return running
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("role", ROLES)
 async def test_what_each_role_gets_loads_without_a_warning(tmp_path: Path, role: str) -> None:
     done = await init(tmp_path / "made", "--role", role)
@@ -69,6 +70,7 @@ async def test_a_standalone_node_starts_and_answers_and_nothing_is_overwritten(t
     assert (await init(tmp_path / "made", "--force")).code == 0
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("mesh", ["", "mesh-"])
 async def test_gateway_worker_and_inference_node_written_for_one_machine_answer_together(tmp_path: Path, mesh: str) -> None:
     ports = {role: free_port() for role in ("gateway", "worker", "inference")}
@@ -114,6 +116,7 @@ async def test_the_dialogue_asks_what_no_option_says(tmp_path: Path) -> None:
     assert not (tmp_path / "third").exists()
 
 
+@pytest.mark.processes
 async def test_wrong_options_are_told_before_anything_is_written(tmp_path: Path) -> None:
     for wrong in (
         ("--role", "galley"), ("--port", "0"), ("--peer", "http://0.0.0.0:1", "--role", "worker"),
@@ -127,6 +130,7 @@ async def test_wrong_options_are_told_before_anything_is_written(tmp_path: Path)
     assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.processes
 async def test_an_agent_of_ones_own_gets_a_tool_of_ones_own_and_uses_it(tmp_path: Path) -> None:
     port, tool_port = free_port(), free_port()
     made = tmp_path / "made"
@@ -150,6 +154,7 @@ async def test_an_agent_of_ones_own_gets_a_tool_of_ones_own_and_uses_it(tmp_path
         assert "> word-count" in answer.err
 
 
+@pytest.mark.processes
 async def test_new_names_what_is_wrong_and_loses_nothing(tmp_path: Path) -> None:
     here = {"ASTROMESH_CONFIG_DIR": str(tmp_path)}
     assert (await ctl("new", "agent", "Clerk", **here)).code == 2
@@ -181,6 +186,7 @@ async def test_a_profile_of_ones_own_begins_as_another_one(tmp_path: Path) -> No
     assert "there is full, gateway, inference" in unknown.err
 
 
+@pytest.mark.processes
 async def test_what_a_port_in_use_means_is_told_by_the_node_itself(tmp_path: Path) -> None:
     port = free_port()
     assert (await init(tmp_path / "made", "--dev", "--port", str(port))).code == 0

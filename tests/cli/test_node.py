@@ -63,6 +63,7 @@ async def test_every_command_says_that_nobody_is_there_and_what_to_do() -> None:
         refused(await ctl(*command, "--url", url), f"{url} cannot be reached: Connection refused", "make run", "ASTROMESH_URL")
 
 
+@pytest.mark.processes
 async def test_every_command_says_that_something_else_is_there() -> None:
     async def page(request: Request) -> Response:
         return PlainTextResponse("<html>Welcome</html>", media_type="text/html")
@@ -92,6 +93,7 @@ ODD = {
 }  # fmt: skip
 
 
+@pytest.mark.processes
 async def test_no_json_makes_a_command_fail_in_another_way() -> None:
     async def odd(request: Request) -> Response:
         return PlainTextResponse(json.dumps(ODD), media_type="application/json")

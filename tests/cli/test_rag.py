@@ -69,6 +69,7 @@ async def test_a_collection_is_made_shown_filled_searched_and_deleted(tmp_path: 
         assert "There is no collection 'pets'" in (await ctl("rag", "show", "pets", ASTROMESH_URL=url)).err
 
 
+@pytest.mark.processes
 async def test_sending_files_again_replaces_them(tmp_path: Path) -> None:
     docs = written(tmp_path / "docs")
     async with rag(tmp_path) as url:
@@ -99,6 +100,7 @@ async def test_a_file_that_is_refused_stops_no_other_and_is_told_with_the_reason
         assert (await ctl("rag", "ingest", "pets", "--json", str(docs / "empty.md"), ASTROMESH_URL=url)).code == 1
 
 
+@pytest.mark.processes
 async def test_what_would_be_the_same_for_every_file_is_told_once(tmp_path: Path) -> None:
     docs = str(written(tmp_path / "docs"))
     async with rag(tmp_path) as url:
@@ -161,6 +163,7 @@ def test_a_name_that_no_form_could_carry_as_it_is_is_quoted() -> None:
     assert content.data.endswith(content.type.partition("boundary=")[2].encode() + b"--\r\n")
 
 
+@pytest.mark.processes
 async def test_a_file_that_may_not_be_read_is_told_and_stops_no_other(tmp_path: Path) -> None:
     docs = written(tmp_path / "docs")
     os.symlink(tmp_path / "gone.txt", docs / "dangling.txt")

@@ -229,7 +229,7 @@ def subject(address: str = SEED_URL, *seeds: str) -> Subject:
     return found
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.lists(actions, max_size=40))
 def test_no_sequence_of_inputs_breaks_a_law(sequence: list[Action]) -> None:
     core = subject(SEED_URL, url(2), url(3))
@@ -237,7 +237,7 @@ def test_no_sequence_of_inputs_breaks_a_law(sequence: list[Action]) -> None:
         core.do(action)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(messages, min_size=1, max_size=30), st.integers(0, 2**32))
 def test_a_core_that_has_left_stays_so_whatever_it_hears(sequence: list[Message], seed: int) -> None:
     core = subject()

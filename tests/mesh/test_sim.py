@@ -5,15 +5,14 @@ import pytest
 from tests.mesh.sim import report, run_seed
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(20))
 def test_a_mesh_of_twelve_keeps_its_promises_through_whatever_befalls_it(seed: int) -> None:
     result = run_seed(seed, size=12)
     assert not result.violations, report(result)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_mesh_of_forty_keeps_them_too(seed: int) -> None:
-    result = run_seed(seed, size=40)
+def test_a_mesh_of_forty_keeps_them_too() -> None:
+    result = run_seed(0, size=40)
     assert not result.violations, report(result)
 
 
