@@ -219,9 +219,9 @@ class Rag:
                     await self._pipeline(name, pipeline.settings)
                     del missing[name]
                 await self._store.collections()
-                self._tell()
             except StoreUnavailable as error:
-                log.warning("collections of other processes are not seen for now: %s", error)
+                log.warning("collections of other processes may not be seen for now: %s", error)
+            self._tell()  # of those that are seen
             await asyncio.sleep(REFRESH_S)
 
     async def _pipeline(self, name: str, settings: Mapping[str, Any]) -> None:

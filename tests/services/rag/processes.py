@@ -36,7 +36,7 @@ while True:
 ADD_JOBS_FOR_EVER = """
 number = 0
 while True:
-    await store.add_job(Job(f"j{number}", OF, "running", 3, created_at=float(number)), [Document(part, "text") for part in "abc"])
+    await store.add_job(Job(f"j{number}", OF, "running", 3, created_at=float(number)), [Document(f"{number}{part}", "") for part in "abc"])
     print(number, flush=True)
     number += 1
 """

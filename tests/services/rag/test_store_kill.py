@@ -36,7 +36,7 @@ async def test_an_acknowledged_job_survives_kill_9_with_all_its_documents(place:
         lease = await store.claim(60)
         assert lease
         assert lease.job.id == f"j{number}"
-        assert [each.id for each in await store.take(lease, 9)] == ["a", "b", "c"]
+        assert [each.id for each in await store.take(lease, 9)] == [f"{number}{part}" for part in "abc"]
 
 
 async def test_the_job_of_a_killed_process_is_claimed_by_another_which_goes_on_where_it_was(place: Place, store: KnowledgeStore) -> None:

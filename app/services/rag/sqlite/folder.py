@@ -127,12 +127,12 @@ class Folder:
         """The small file under a name of its own, locked as long as its data are being made, so that nobody takes them for remains."""
         draft = self.path / (token + _DRAFT)
         with draft.open("wb") as opened:
-            fcntl.flock(opened, fcntl.LOCK_EX)
-            opened.write(rows.json_blob({"name": of.name, "owner": of.owner, "data": data.name}))
-            opened.flush()
-            os.fchmod(opened.fileno(), 0o660)
-            os.fsync(opened.fileno())
             try:
+                fcntl.flock(opened, fcntl.LOCK_EX)
+                opened.write(rows.json_blob({"name": of.name, "owner": of.owner, "data": data.name}))
+                opened.flush()
+                os.fchmod(opened.fileno(), 0o660)
+                os.fsync(opened.fileno())
                 yield draft
             finally:
                 draft.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from app.errors import JobNotFound, LeaseLost
 from app.services.rag.filtering import holds
 from app.services.rag.knowledge import Cut, Document, Filter, Job, JobState, Name
-from app.services.rag.sqlite import documents, rows
+from app.services.rag.sqlite import documents, file, rows
 from app.services.rag.store import Lease
 
 KEPT = 100
@@ -83,6 +83,22 @@ def cancel(connection: sqlite3.Connection, of: Name, job_id: str) -> Job:
         sequence = connection.execute("SELECT sequence FROM jobs WHERE id = ?", (rows.blob(job_id),)).fetchone()[0]
         _end(connection, sequence, "cancelled", "")
     return get(connection, of, job_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The oldest job that may be claimed, and whether there may be one, or something to tidy up, without anybody writing the file."""
+
+    oldest: Claimable | None
+    busy: bool
+
+
+def look(connection: sqlite3.Connection) -> Look:
+    """Every process looks at every collection now and then, so what is left to tidy up is done meanwhile. Outside of a transaction."""
+    if file.scrub_is_due(connection):
+        file.scrub(connection)
+    busy = connection.execute("SELECT unscrubbed OR EXISTS (SELECT 1 FROM jobs WHERE state = 'running') FROM collection").fetchone()[0]
+    return Look(claimable(connection), bool(busy))
 
 
 def claimable(connection: sqlite3.Connection) -> Claimable | None:

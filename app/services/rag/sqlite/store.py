@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from weakref import WeakValueDictionary
@@ -19,6 +20,7 @@ from app.services.rag.sqlite import documents, file, jobs, words
 from app.services.rag.sqlite.connections import Connections
 from app.services.rag.sqlite.folder import Folder
 from app.services.rag.sqlite.searcher import Searcher
+from app.services.rag.sqlite.unwritten import Unwritten
 from app.services.rag.store import Lease
 
 _THREADS = 4
@@ -40,6 +42,7 @@ class SqliteStore:
         self._folder, self._store_id = Folder(folder), store_id
         self._searcher = Searcher()
         self._connections = Connections(self._searcher.prepare)
+        self._described, self._looked = Unwritten[Collection](), Unwritten[jobs.Look | None]()
         self._turns: WeakValueDictionary[Name, asyncio.Lock] = WeakValueDictionary()
 
     @property
@@ -217,12 +220,12 @@ class SqliteStore:
 
     def _collections(self) -> Sequence[Collection]:
         found = self._folder.refresh()
-        self._connections.forget(set(found.values()).__contains__)
+        for each in (self._connections, self._described, self._looked):
+            each.forget(set(found.values()).__contains__)
         there = list[Collection]()
-        for of in sorted(found, key=lambda each: (each.name, each.owner)):
+        for of, path in sorted(found.items(), key=lambda each: (each[0].name, each[0].owner)):
             try:
-                with self._opened(of) as (_, connection):
-                    there.append(documents.collection(connection))
+                there.append(self._described.see(path, partial(self._looked_into, of, documents.collection)))
             except CollectionNotFound:
                 continue
             except StoreUnavailable as error:
@@ -243,9 +246,10 @@ class SqliteStore:
     def _claim(self, lease_s: float) -> Lease | None:
         """One collection that is blocked or damaged keeps nobody from the jobs of the others."""
         waiting, failed = list[tuple[jobs.Claimable, Name]](), list[StoreUnavailable]()
-        for of in self._folder.refresh():
-            if oldest := self._tried(of, _looked_at, failed):
-                waiting.append((oldest, of))
+        for of, path in self._folder.refresh().items():
+            look = partial(self._tried, of, jobs.look, failed)
+            if (found := self._looked.see(path, look, lasting=lambda look: look is not None and not look.busy)) and found.oldest:
+                waiting.append((found.oldest, of))
         for oldest, of in sorted(waiting, key=lambda each: each[0]):
 
             def claim(connection: sqlite3.Connection, of: Name = of, oldest: jobs.Claimable = oldest) -> Lease | None:
@@ -258,10 +262,13 @@ class SqliteStore:
             raise failed[0]
         return None
 
+    def _looked_into(self, of: Name, work: Work[T]) -> T:
+        with self._opened(of) as (_, connection):
+            return work(connection)
+
     def _tried(self, of: Name, work: Work[T | None], failed: list[StoreUnavailable]) -> T | None:
         try:
-            with self._opened(of) as (_, connection):
-                return work(connection)
+            return self._looked_into(of, work)
         except CollectionNotFound:
             return None
         except StoreUnavailable as error:
@@ -270,10 +277,3 @@ class SqliteStore:
 
     async def _in_thread(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(threads, work)
-
-
-def _looked_at(connection: sqlite3.Connection) -> jobs.Claimable | None:
-    """Its oldest job; and since every process looks at every file now and then, what is left to tidy up is done meanwhile."""
-    if file.scrub_is_due(connection):
-        file.scrub(connection)
-    return jobs.claimable(connection)

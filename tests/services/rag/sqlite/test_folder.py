@@ -2,9 +2,10 @@
 
 import asyncio
 import os
+import resource
 import signal
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -12,9 +13,9 @@ import pytest
 
 from app.errors import ConfigError, StoreUnavailable
 from app.services.rag.knowledge import Name
-from app.services.rag.sqlite import SqliteStore, file
+from app.services.rag.sqlite import SqliteStore, connections, file, unwritten
 from tests.services.rag import processes
-from tests.services.rag.samples import OF, collection, cut, ids, job, places
+from tests.services.rag.samples import OF, collection, cut, documents, ids, job, places
 from tests.services.rag.sqlite.files import data, left, modes, names
 from tests.services.rag.stores import Place
 
@@ -200,3 +201,47 @@ async def test_files_are_the_groups_too(store: SqliteStore, folder: Path) -> Non
     await store.create(collection())
     await store.put(OF, [cut("d", "text")], None)
     assert modes(folder) == dict.fromkeys((".collection", ".sqlite", ".sqlite-wal", ".sqlite-shm"), 0o660)
+
+
+async def test_a_collection_that_cannot_be_written_leaves_no_file_behind(store: SqliteStore, folder: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(StoreUnavailable):
+            await store.create(collection())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert names(folder) == set()
+
+
+async def test_collections_that_nobody_writes_are_not_opened_again_and_again(
+    store: SqliteStore, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = list[Path]()
+
+    def connect(path: Path, real: Callable[[Path], sqlite3.Connection] = file.connect) -> sqlite3.Connection:
+        opened.append(path)
+        return real(path)
+
+    monkeypatch.setattr(file, "connect", connect)
+    monkeypatch.setattr(unwritten, "_SETTLED_S", -1.0)
+    monkeypatch.setattr(connections, "MAX_IDLE", 1)
+    other = place.store()
+    async with other.open():
+        for of in (OF, OTHER, Name("third")):
+            await other.create(collection(of))
+        for _ in range(2):
+            await store.collections()
+            assert await store.claim(60) is None
+        opened.clear()
+        for _ in range(9):
+            await store.collections()
+            assert await store.claim(60) is None
+        assert opened == []
+        await other.put(OF, [cut("d", "text")], None)
+        assert [each.documents for each in await store.collections()] == [1, 0, 0]
+        await other.add_job(job("j", 1, OTHER), documents("d"))
+        lease = await store.claim(0)
+        assert lease
+        assert lease.job.of == OTHER
+        assert await store.claim(60), "whose lease ran out, though nobody has written"
