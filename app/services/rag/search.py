@@ -79,7 +79,7 @@ class Search:
 
     async def _with_vectors(self, collection: Collection, question: Question) -> Found:
         assert collection.embedding is not None
-        [vector] = await self._embedder.embed(collection.embedding.model, [question.query])
+        vector = await self._embedder.query(collection.embedding.model, question.query)
         if question.mode == "vectors":
             return Found("vectors", await self._store.by_vector(collection.of, vector, question.where, question.top_k))
         depth = max(_DEPTH, 2 * question.top_k)

@@ -378,6 +378,26 @@ async def test_a_job_that_is_cancelled_or_loses_its_collection_asks_the_model_no
             await model.left.wait()
 
 
+async def test_a_search_waits_for_no_ingestion_and_ingestions_take_turns(tmp_path: Path) -> None:
+    model = Model(hold=asyncio.Event())
+    async with rag(tmp_path, model, embedding_model=MODEL, embedding_concurrency=1, embedding_batch=1) as world:
+        await world.ask("PUT", DOCS, {}, status=201)
+        sent = [f"the number {at}" for at in range(20)]
+        first = asyncio.create_task(world.ask("POST", f"{DOCS}/ingest", {"documents": documents(*sent)}))
+        assert model.hold
+        async with asyncio.timeout(5):
+            await model.begun.wait()
+            search = asyncio.create_task(world.ask("POST", f"{DOCS}/query", {"query": "which dog"}))
+            while len(model.asked) < 2:  # noqa: ASYNC110 - nothing tells when it is asked again
+                await asyncio.sleep(0)
+            second = asyncio.create_task(world.ask("POST", f"{DOCS}/ingest", {"documents": [{"text": "another"}]}))
+            model.hold.set()
+            await asyncio.gather(first, search, second)
+        asked = [text for body in model.asked for text in body["input"]]
+        assert asked[:2] == [sent[0], "which dog"]
+        assert asked.index("another") < len(sent)
+
+
 async def test_a_model_that_was_there_before_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = Model()
     async with rag(tmp_path, model, embedding_model=MODEL) as world:
