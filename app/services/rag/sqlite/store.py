@@ -213,8 +213,8 @@ class SqliteStore:
             try:
                 with self._connections.borrow(path) as connection:
                     yield path, connection
-            except FileNotFoundError:
-                if self._folder.find(of) != path:  # dropped between the two looks
+            except (FileNotFoundError, sqlite3.Error):
+                if self._folder.find(of) != path:  # dropped meanwhile, which SQLite takes for a fault of the disk
                     raise documents.missing(of) from None
                 raise
 

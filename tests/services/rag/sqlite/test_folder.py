@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import ConfigError, StoreUnavailable
+from app.errors import CollectionNotFound, ConfigError, StoreUnavailable
 from app.services.rag.knowledge import Name
 from app.services.rag.sqlite import SqliteStore, connections, file, unwritten
 from tests.services.rag import processes
@@ -245,3 +245,12 @@ async def test_collections_that_nobody_writes_are_not_opened_again_and_again(
         assert lease
         assert lease.job.of == OTHER
         assert await store.claim(60), "whose lease ran out, though nobody has written"
+
+
+async def test_whoever_writes_a_collection_that_is_dropped_meanwhile_hears_that_it_is_gone(store: SqliteStore, place: Place) -> None:
+    await store.create(collection())
+    other = place.store()
+    async with other.open():
+        with pytest.raises(CollectionNotFound, match="'handbook'"), store._opened(OF) as (_, connection):
+            await other.drop(OF)
+            connection.execute("SELECT * FROM no_table")  # stands for the I/O errors that depend on the moment
