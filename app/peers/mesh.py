@@ -21,7 +21,7 @@ CATALOGUE_TIMEOUT_S = 2.0
 MAX_CATALOGUE_BYTES = 1024 * 1024
 LOST_AFTER_S = 2.0
 """What a member was working on is lost when it has been suspect this long: it answered neither this node nor others for some seconds."""
-KEYED = ("agents", "inference")
+KEYED = ("agents", "inference", "rag")
 """Services whose keys a catalogue lists; until it is here, a member counts as having none of them."""
 log = logging.getLogger(__name__)
 
