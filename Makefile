@@ -2,10 +2,10 @@
 PYTHON ?= python3
 VENV := .venv/bin/python
 CTL := .venv/bin/astromeshctl
-UV_COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url pyproject.toml
+UV_COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run up down check test lint image mesh-watch whatsapp-demo sim bench bench-mesh bench-rag lock
+.PHONY: help setup run up down check test lint image mesh-watch whatsapp-demo sim bench bench-mesh bench-rag bench-quality lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,10 +51,14 @@ bench-mesh: .venv/.dev ## measure the mesh next to serf and kinship; MINUTES=10 
 bench-rag: .venv/.dev ## measure the store of rag next to plain FTS5 and NumPy
 	@$(VENV) -m bench.rag
 
+bench-quality: .venv/.bench ## measure what searches find, with 84 MB of model; DOCS=… is a folder of Python's documentation as HTML
+	@$(VENV) -m bench.quality $(if $(DOCS),--docs $(DOCS))
+
 lock: .venv/.dev ## resolve the locks anew from pyproject.toml; UPGRADE=1 takes newer versions
-	$(UV_COMPILE) $(if $(UPGRADE),--upgrade) -o requirements.lock
-	$(UV_COMPILE) $(if $(UPGRADE),--upgrade) --all-extras -c requirements.lock -o requirements-all.lock
-	$(UV_COMPILE) $(if $(UPGRADE),--upgrade) --all-extras --group dev -c requirements-all.lock -o requirements-dev.lock
+	$(UV_COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml -o requirements.lock
+	$(UV_COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --all-extras -c requirements.lock -o requirements-all.lock
+	$(UV_COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --all-extras --group dev -c requirements-all.lock -o requirements-dev.lock
+	$(UV_COMPILE) $(if $(UPGRADE),--upgrade) --no-deps --group bench -o requirements-bench.lock
 
 # A link, so that it is the checkout's own command wherever it is called from.
 $(CTL): | .venv/bin/python
@@ -73,4 +77,9 @@ $(CTL): | .venv/bin/python
 
 .venv/.dev: requirements-dev.lock .venv/.runtime
 	$(VENV) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+# Without what they depend on: see the group in pyproject.toml.
+.venv/.bench: requirements-bench.lock .venv/.dev
+	$(VENV) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-bench.lock
 	@touch $@

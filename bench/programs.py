@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from bench.process import Program, free_port
+from bench.process import ROOT, Program, free_port
 
 PATH = "/v1/chat/completions"
 
@@ -32,6 +32,25 @@ def gateway(folder: Path, model_url: str, log_level: str) -> Program:
     profile = folder / "forwarder.yaml"
     profile.write_text(yaml.safe_dump(document))
     return _node("Astromesh gateway", folder, ASTROMESH_PROFILE=str(profile), ASTROMESH_LOG_LEVEL=log_level)
+
+
+def knowledge(folder: Path, embedding_url: str) -> Program:
+    """A full node with the built-in rules and a server of embeddings, which may take its time."""
+    profile, providers = folder / "knowledge.yaml", folder / "providers.yaml"
+    document = yaml.safe_load((ROOT / "config" / "profiles" / "full.yaml").read_text())
+    document["spec"]["rag"] = {"embedding_batch": 16, "embedding_timeout_s": 600}
+    profile.write_text(yaml.safe_dump(document))
+    head = {"apiVersion": "astromesh/v1", "kind": "ProviderConfig", "metadata": {"name": "providers"}}
+    providers.write_text(yaml.safe_dump({**head, "spec": {"providers": {"builtin": {"type": "builtin"}}}}))
+    settings = {"ASTROMESH_PROFILE": str(profile), "ASTROMESH_CONFIG_DIR": str(folder), "OPENAI_BASE_URL": embedding_url}
+    return _node("node with knowledge", folder, **settings)
+
+
+def embedding() -> Program:
+    """One thread for each request: the library for matrices has its threads wait for one another, which costs most on a busy machine."""
+    port = free_port()
+    command = (sys.executable, "-m", "bench.embedding", str(port))
+    return Program("the server of embeddings", command, port, "/v1/models", {"OPENBLAS_NUM_THREADS": "1"})
 
 
 def _node(name: str, folder: Path, **environ: str) -> Program:
