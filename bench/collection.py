@@ -12,8 +12,8 @@ from bs4 import BeautifulSoup, Tag
 from app.reading.html import read
 
 FAQ = "faq"
-PARTS = ("tutorial", "howto", FAQ)
-"""The folders that are written to be read. With those to look things up in it would be six times as much, hours of embedding."""
+PARTS = ("tutorial", "howto", "reference", "using", "extending", FAQ)
+"""The folders that are prose. The reference of the library is three times as much, most of it signatures."""
 _HEADING = re.compile(r"h[1-6]")
 
 

@@ -5,8 +5,10 @@ from dataclasses import replace
 
 from app.services.rag.knowledge import Hit
 
-K = 60
-"""How little the first ranks weigh more than the next ones; the value of the paper (Cormack, Clarke, Büttcher 2009), in use everywhere."""
+K = 10
+"""How little the first ranks weigh more than the next ones. With 60, the value of the paper (Cormack, Clarke, Büttcher 2009), what is far
+down in both lists comes before what is third in one. On the questions of `make bench-quality` ten results had 0.82 of the answers with 60
+and 0.85 with 10, by a model's vectors, and 0.55 and 0.60 by the built-in ones."""
 
 
 def fuse(lists: Sequence[Sequence[Hit]]) -> list[Hit]:

@@ -20,14 +20,14 @@ RANKED = st.permutations("abcdefgh").flatmap(lambda names: st.integers(0, 8).map
 
 def test_what_is_first_in_every_list_has_the_score_1() -> None:
     assert [hit.score for hit in fuse([hits("a"), hits("a")])] == [1.0]
-    assert [hit.score for hit in fuse([hits("a"), hits("a"), hits("a", "b")])] == [1.0, pytest.approx(61 / 62 / 3)]
-    assert [hit.score for hit in fuse([hits("a", "b")])] == [1.0, 61 / 62]
+    assert [hit.score for hit in fuse([hits("a"), hits("a"), hits("a", "b")])] == [1.0, pytest.approx(11 / 12 / 3)]
+    assert [hit.score for hit in fuse([hits("a", "b")])] == [1.0, 11 / 12]
 
 
 def test_what_is_good_in_both_lists_is_better_than_what_is_best_in_one() -> None:
     found = fuse([hits("words", "both", "x"), hits("vectors", "both", "y")])
     assert [hit.document_id for hit in found] == ["both", "vectors", "words", "x", "y"]
-    assert found[0].score == pytest.approx(61 / 62)
+    assert found[0].score == pytest.approx(11 / 12)
     assert found[1].score == found[2].score == 0.5
 
 
