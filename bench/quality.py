@@ -1,9 +1,11 @@
-"""`python -m bench.quality [--docs FOLDER] [--quick]`: take Python's documentation into a real node, ask it the questions of the FAQ by
-words, by vectors and hybrid, print how many answers are found, and write that to bench/README.md; --quick takes the FAQ alone."""
+"""`python -m bench.quality [--docs FOLDER] [--quick]`: take Python's documentation into a real node, ask it the questions of the FAQ
+and the entries of the index by words, by vectors and hybrid, print how much is found, and write that to bench/README.md; --quick takes the
+FAQ alone and writes nothing."""
 
 import argparse
 import http.client
 import json
+import random
 import re
 import statistics
 import sys
@@ -26,23 +28,33 @@ from bench.process import Running, running
 BATCH = 10
 """Documents in one request to take them in."""
 ANSWER_S = 600
+ENTRIES = 400
 MODELS = {"all-MiniLM-L6-v2": f"openai/{NAME}", "builtin": "builtin"}
 """What the tables call an embedding model, and its name at the node."""
 Search = Callable[[str], Sequence[str]]
 """The documents of the ten results, best first: one as often as there are chunks of it."""
 
 
+Queries = Mapping[str, frozenset[str]]
+"""Of each the documents that are right."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """Of one way to search, for each question: what is found of the answers, and 1 / the rank of the first."""
+    """Of one way to search, for each query: what is found of the right documents, and 1 / the rank of the first."""
 
     recalls: Sequence[float]
     reciprocals: Sequence[float]
 
 
-def ranked(search: Search, questions: Mapping[str, frozenset[str]]) -> Ranked:
-    found = [(search(question), answers) for question, answers in questions.items()]
+def ranked(search: Search, queries: Queries) -> Ranked:
+    found = [(search(query), right) for query, right in queries.items()]
     return Ranked([recall(*each) for each in found], [reciprocal(*each) for each in found])
+
+
+def drawn(queries: Queries, most: int) -> Queries:
+    """So many of them, always the same."""
+    return {query: queries[query] for query in random.Random(5).sample(sorted(queries), min(most, len(queries)))}
 
 
 class Node:
@@ -101,8 +113,8 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
-def measure(of: DocumentedPython, folder: Path) -> tuple[dict[str, Ranked], int]:
-    """Each way's ranks, and how many chunks there were."""
+def measure(of: DocumentedPython, asked: Sequence[Queries], folder: Path) -> tuple[dict[str, list[Ranked]], int]:
+    """Of each way the ranks for each set of queries, and how many chunks there were."""
     with running(programs.embedding()) as embedding, running(programs.knowledge(folder, embedding.program.url)) as process:
         node, chunks = Node(process), 0
         searches: dict[str, Search] = {}
@@ -114,12 +126,12 @@ def measure(of: DocumentedPython, folder: Path) -> tuple[dict[str, Ranked], int]
                 searches["words"] = node.search(collection, "words")
             searches |= {f"{mode}, {name}": node.search(collection, mode) for mode in ("vectors", "hybrid")}
         searches["rank-bm25, whole sections"] = okapi(of)
-        return {name: ranked(search, of.questions) for name, search in searches.items()}, chunks
+        return {name: [ranked(search, queries) for queries in asked] for name, search in searches.items()}, chunks
 
 
 def table(found: Mapping[str, Ranked]) -> str:
     heads = ("search", f"recall@{TOP}", f"MRR@{TOP}", f"recall@{TOP} less that of words (95 %)")
-    words_found = next(iter(found.values())).recalls
+    words_found = found["words"].recalls
     rows = []
     for name, each in found.items():
         differences = [ours - theirs for ours, theirs in zip(each.recalls, words_found, strict=True)]
@@ -145,10 +157,13 @@ def main() -> None:
         parser.error(f"{error}; `apt-get install python3-doc` brings it, or name the folder by --docs")
     MiniLM().prove()
     began = time.perf_counter()
+    sets = {"questions of the FAQ": of.questions, "entries of the index": drawn(of.entries, ENTRIES)}
     with tempfile.TemporaryDirectory(prefix="bench-quality-") as folder:
-        found, chunks = measure(of, Path(folder))
-    counts = f"Python {of.version}: {len(of.sections):,} documents in {chunks:,} chunks, {len(of.questions)} queries."
-    text = f"{report.circumstances(time.perf_counter() - began)} {counts}\n\n{table(found)}"
+        found, chunks = measure(of, list(sets.values()), Path(folder))
+    counts = f"Python {of.version}: {len(of.sections):,} documents in {chunks:,} chunks."
+    text = f"{report.circumstances(time.perf_counter() - began)} {counts}"
+    for number, (name, queries) in enumerate(sets.items()):
+        text += f"\n\n{len(queries)} {name}:\n\n{table({way: ranks[number] for way, ranks in found.items()})}"
     print(text)
     if not asked.quick:
         report.write(text, "make bench-quality")

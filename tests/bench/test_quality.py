@@ -33,9 +33,27 @@ def test_a_question_of_the_faq_is_asked_and_is_in_none_of_the_texts_but_where_ot
 def test_other_sections_begin_with_the_headings_above_them_and_have_nothing_of_those_below(tmp_path: Path) -> None:
     of = documented_python(documentation(tmp_path))
     assert [section for section in of.sections if section.id.startswith("tutorial")] == [
-        Section("tutorial/page#top", "Lists", "# Lists\n\nAll about lists.", False),
-        Section("tutorial/page#inner", "How do I copy?", "# Lists\n\n## How do I copy?\n\nUse copies.\n\n```\na = b\nc\n```", False),
+        Section("tutorial/page#top", "Lists", "# Lists\n\nAll about lists.", False, frozenset({"top"})),
+        Section(
+            "tutorial/page#inner",
+            "How do I copy?",
+            "# Lists\n\n## How do I copy?\n\nUse copies.\n\n```\na = b\nc\n```",
+            False,
+            frozenset({"inner", "old"}),
+        ),
     ]
+
+
+def test_an_entry_of_the_index_has_the_words_of_the_lines_above_it_and_all_sections_that_its_links_point_at(tmp_path: Path) -> None:
+    folder = documentation(tmp_path)
+    lines = """<table class="indextable"><tr><td><ul><li>copy<ul>
+      <li><a href="tutorial/page.html#old">of a list</a>, <a href="faq/page.html#inner">[1]</a></li></ul></li>
+      <li><a href="tutorial/page.html#top">!=</a>, <a href="library/page.html#top">[1]</a></li></ul></td></tr></table>"""
+    (folder / "genindex-C.html").write_text(lines)
+    assert documented_python(folder).entries == {
+        "copy of a list": {"tutorial/page#inner", "faq/page#inner"},
+        "!=": {"tutorial/page#top"},
+    }
 
 
 def test_a_folder_without_documentation_is_named(tmp_path: Path) -> None:
