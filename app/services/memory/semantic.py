@@ -96,9 +96,9 @@ class SemanticMemory:
             answer = await self._ask(agent, "POST", "/query", by_words)
             return answer | {"note": f"searched by words alone, whatever the threshold: {error.message}"}
 
-    async def forget(self, of: Conversation) -> None:
-        """Forget what was said in a conversation. Raises what rag raises; where nothing is remembered nothing is to be done."""
-        await self._delete(of.agent, {"session": of.session})
+    async def forget(self, of: Conversation, turn_id: str | None = None) -> None:
+        """Forget what was said in a conversation, or in one turn of it. Raises what rag raises, but where nothing is remembered."""
+        await self._delete(of.agent, {"session": of.session} | ({"turn": turn_id} if turn_id is not None else {}))
 
     async def forget_all(self, agent: str) -> bool:
         """Forget all of the principal's; False where there was nothing. Raises what rag raises."""

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.routing import BaseRoute
 
 from app.config.backend import DATABASE_URL, REDIS_URL, backend_of
-from app.errors import ServiceUnavailable, StoreUnavailable
+from app.errors import NodeError, ServiceUnavailable, StoreUnavailable
 from app.services.contract import Check, Facts, NodeContext
 from app.services.memory.conversation import WHOLE, Conversation, History, MemorySettings, NewTurn, Part, Summary, encode_messages
 from app.services.memory.metrics import Metrics
@@ -23,6 +23,8 @@ from app.tracing import Span, span
 _CHECK_S = 0.9
 # A check waits behind the appends of a busy node. While those succeed the store is well, and /readyz must not send the work away.
 _RECENT_S = 5.0
+_NEWEST = 20
+"""Among so many turns is one that was stored a moment ago."""
 log = logging.getLogger(__name__)
 
 
@@ -90,14 +92,28 @@ class Memory:
         self._appended_at = asyncio.get_running_loop().time()
         if turn.semantic:
             await self._semantic.remember(to, turn.turn_id, turn.messages, turn.ttl_s)
+            await self._forget_if_gone(to, turn.turn_id)
         return added
+
+    async def _forget_if_gone(self, of: Conversation, turn_id: str) -> None:
+        """Whoever deleted the conversation since the turn was stored has looked into semantic memory too early to find it."""
+        try:
+            for most in (1, _NEWEST):
+                with self._counted("read"):
+                    newest = await self._store.history(of, Part(max_turns=most))
+                if turn_id in [turn.turn_id for turn in newest.turns]:
+                    return
+            await self._semantic.forget(of, turn_id)
+        except NodeError as error:
+            log.warning("a turn may be found by semantic memory although it was deleted: %s; delete its conversation again", error)
 
     async def summarise(self, of: Conversation, summary: Summary) -> bool:
         with self._span("upsert_memory", of), self._counted("write"):
             return await self._store.summarise(of, summary)
 
     async def clear(self, of: Conversation) -> int:
-        """Delete a conversation, first from semantic memory: what fails there leaves it as it was, to be deleted again."""
+        """Delete a conversation, first from semantic memory: what fails there leaves it as it was, to be deleted again. A turn that another
+        node stored meanwhile is deleted from there afterwards."""
         with self._span("delete_memory", of), self._counted("write"):
             try:
                 await self._semantic.forget(of)
@@ -105,7 +121,10 @@ class Memory:
                 if error.code != ServiceUnavailable.code:
                     raise
                 log.warning("a conversation is deleted without a look into semantic memory: %s", error)
-            return await self._store.clear(of)
+                return await self._store.clear(of)
+            count = await self._store.clear(of)
+            await self._semantic.forget(of)
+            return count
 
     async def recollect(self, agent: str, wanted: Wanted) -> Found:
         return await self._semantic.find(agent, wanted)

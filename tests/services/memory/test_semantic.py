@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.call import call
 from app.context import background
@@ -50,6 +50,15 @@ class World:
             while len((answer := await self.found(query, principal))["results"]) < count:
                 pass
         return answer["results"]
+
+    async def until_embedded(self) -> None:
+        """Until rag has no job left."""
+        async with asyncio.timeout(20):
+            while True:
+                context = replace(background(), principal="ann")
+                async with call(self.neighbours.apps["rag"], "GET", "/v1/rag/collections/memory.clerk/jobs", context=context) as reply:
+                    if all(job["state"] == "done" for job in (await reply.json())["jobs"]):
+                        return
 
 
 @asynccontextmanager
@@ -158,3 +167,49 @@ async def test_without_an_embedding_model_words_are_searched_and_the_answer_says
         for query, told in (("", "no query"), ("x&similarity_threshold=2", "give a number from -1 to 1")):
             with pytest.raises(BadRequest, match=told):
                 await world.ask("GET", f"/v1/memory/clerk/semantic?query={query}")
+
+
+async def test_what_is_deleted_before_rag_has_embedded_it_is_never_found(tmp_path: Path) -> None:
+    async with memory(tmp_path) as world:
+        world.model.hold = asyncio.Event()
+        for session in ("s", "stays"):
+            await world.say(session, "t", "My dog is called Rex.", "A fine name.")
+        await world.model.begun.wait()
+        await world.ask("DELETE", "/v1/memory/clerk/history/s")
+        world.model.hold.set()
+        await world.until_embedded()
+        assert [row["session_id"] for row in (await world.found("dog"))["results"]] == ["stays"]
+
+
+async def test_a_turn_whose_conversation_is_deleted_while_rag_takes_it_is_never_found(tmp_path: Path) -> None:
+    async with memory(tmp_path) as world:
+        rag = world.neighbours.apps["rag"]
+
+        async def after_a_deletion(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["path"].endswith("/ingest"):
+                world.neighbours.apps["rag"] = rag
+                await world.ask("DELETE", "/v1/memory/clerk/history/s")
+                await world.say("s", "t-2", "I have a cat.", "Noted.")
+            await rag(scope, receive, send)
+
+        world.neighbours.apps["rag"] = after_a_deletion
+        await world.say("s", "t-1", "My dog is called Rex.", "A fine name.")
+        await world.until_embedded()
+        assert [row["turn_id"] for row in (await world.found("dog"))["results"]] == ["t-2"]
+
+
+async def test_a_turn_that_is_stored_while_its_conversation_is_deleted_is_never_found(tmp_path: Path) -> None:
+    async with memory(tmp_path) as world:
+        rag = world.neighbours.apps["rag"]
+
+        async def before_a_turn(scope: Scope, receive: Receive, send: Send) -> None:
+            await rag(scope, receive, send)
+            if scope["method"] == "DELETE":
+                world.neighbours.apps["rag"] = rag
+                await world.say("s", "t-2", "My dog is called Rex.", "A fine name.")
+
+        await world.say("s", "t-1", "I have a cat.", "Noted.")
+        world.neighbours.apps["rag"] = before_a_turn
+        assert (await world.ask("DELETE", "/v1/memory/clerk/history/s"))["deleted"] == 2
+        await world.until_embedded()
+        assert (await world.found("dog"))["results"] == []
