@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.call import call
 from app.context import background
@@ -203,10 +203,13 @@ async def test_a_turn_that_is_stored_while_its_conversation_is_deleted_is_never_
         rag = world.neighbours.apps["rag"]
 
         async def before_a_turn(scope: Scope, receive: Receive, send: Send) -> None:
-            await rag(scope, receive, send)
-            if scope["method"] == "DELETE":
-                world.neighbours.apps["rag"] = rag
-                await world.say("s", "t-2", "My dog is called Rex.", "A fine name.")
+            async def answer(message: Message) -> None:
+                if scope["method"] == "DELETE" and world.neighbours.apps["rag"] is not rag:
+                    world.neighbours.apps["rag"] = rag
+                    await world.say("s", "t-2", "My dog is called Rex.", "A fine name.")
+                await send(message)
+
+            await rag(scope, receive, answer)
 
         await world.say("s", "t-1", "I have a cat.", "Noted.")
         world.neighbours.apps["rag"] = before_a_turn
