@@ -63,7 +63,7 @@ FROM (
         WHERE {_OF} ORDER BY sequence DESC LIMIT $4
     ) AS last_turns WINDOW newest AS (ORDER BY sequence DESC ROWS UNBOUNDED PRECEDING)
 ) AS measured
-WHERE place = 1 OR size - length(messages) <= $5 ORDER BY sequence DESC
+WHERE place <= 2 OR size - length(messages) <= $5 ORDER BY sequence DESC
 """
 _SUMMARISE = f"""
 UPDATE astromesh_conversations SET summary = $5, summary_turn = turn_id, summary_sequence = sequence FROM astromesh_turns
@@ -72,9 +72,10 @@ WHERE conversation = id AND turn_id = $4 AND {_OF} AND (summary_sequence IS NULL
 _FORGET_ANSWERS = f"UPDATE astromesh_runs SET answer = NULL WHERE {_OF} AND answer IS NOT NULL"
 _EXPIRED = """
 DELETE FROM astromesh_conversations WHERE id IN (
-    SELECT id FROM astromesh_conversations WHERE due <= clock_timestamp() ORDER BY due LIMIT 1000 FOR UPDATE SKIP LOCKED
+    SELECT id FROM astromesh_conversations WHERE due <= clock_timestamp() ORDER BY due LIMIT $1 FOR UPDATE SKIP LOCKED
 ) RETURNING agent, principal, session
 """
+_EXPIRED_AT_ONCE = 1000
 _KEY = "agent = $1 AND principal = $2 AND key = $3"
 _RUN = f"SELECT token, session, fingerprint, attempt, state, at_us, answer, before FROM astromesh_runs WHERE {_KEY} FOR UPDATE"
 _KEEP_RUN = """
@@ -174,12 +175,17 @@ class PostgresStore:
             return await connection.fetchval(_END_RUN, of.agent, of.principal, of.key, token, state, answer) is not None
 
     async def sweep(self) -> None:
-        async with self.database.transaction() as connection:
-            for gone in await connection.fetch(_EXPIRED):
-                await connection.execute(_FORGET_ANSWERS, *gone)
+        while await self._expire() == _EXPIRED_AT_ONCE:
+            pass
         async with self.database.transaction() as connection:
             await connection.execute(_OLD_RUNS, int(self._settings.run_ttl_s * 1e6))
             await connection.execute(_TOO_MANY_RUNS, self._settings.max_runs)
+
+    async def _expire(self) -> int:
+        async with self.database.transaction() as connection:
+            expired = await connection.fetch(_EXPIRED, _EXPIRED_AT_ONCE)
+            await connection.executemany(_FORGET_ANSWERS, [tuple(of) for of in expired])
+            return len(expired)
 
     async def probe(self) -> None:
         await self.database.probe()

@@ -87,6 +87,8 @@ async def test_a_part_is_the_newest_whole_turns(turn_about: Next) -> None:
     assert await ids(turn_about(), part=Part(max_bytes=2 * len(said("x")))) == ["t5", "t6"]
     assert (await turn_about().history(OF, Part(max_bytes=2 * len(said("x"))))).truncated
     assert await ids(turn_about(), part=Part(max_bytes=1)) == ["t6"], "the last turn is always there"
+    assert (await turn_about().history(OF, Part(max_bytes=1))).truncated
+    assert not (await turn_about().history(OF, Part(1, max_bytes=1))).truncated, "no more than one was asked for"
     assert not (await turn_about().history(OF, Part(2))).truncated
 
 
