@@ -39,7 +39,16 @@ async def install(connection: Connection, schema: Schema, address: Address) -> s
     if (found := await _version(connection, schema)) > len(schema.versions):
         message = f"holds version {found} of the tables of {schema.service}, and this build knows {len(schema.versions)}"
         raise ConfigError([Problem(str(address), message, VARIABLE, remedy="run the newer build, or name another database or search_path")])
-    return str(await connection.fetchval("SELECT id FROM astromesh_store"))
+    return await _store_id(connection)
+
+
+async def _store_id(connection: Connection) -> str:
+    """The id, made where there is none: by the first node, and in a copy of a database in which its operator has deleted it."""
+    asked = "SELECT id FROM astromesh_store"
+    if (found := await connection.fetchval(asked)) is None:
+        await connection.execute("INSERT INTO astromesh_store (id) VALUES ($1) ON CONFLICT DO NOTHING", secrets.token_hex(6))
+        found = await connection.fetchval(asked)
+    return str(found)
 
 
 async def _check_ground(connection: Connection, address: Address) -> None:
@@ -58,7 +67,6 @@ async def _version(connection: Connection, schema: Schema) -> int:
 
 async def _upgrade(connection: Connection, schema: Schema) -> None:
     """Run the scripts that are missing, under the lock: another process may have run them while this one waited."""
-    await connection.execute("INSERT INTO astromesh_store (id) VALUES ($1) ON CONFLICT DO NOTHING", secrets.token_hex(6))
     missing = schema.versions[await _version(connection, schema) :]
     for script in missing:
         await connection.execute(script)

@@ -54,6 +54,19 @@ async def test_nodes_that_start_at_once_agree_on_one_store_and_make_its_tables_o
         assert await count(again) == 1
 
 
+async def test_a_copy_whose_id_was_deleted_is_a_store_of_its_own(postgres_url: str) -> None:
+    async with opened(postgres_url, MORE_NOTES) as original:
+        await add(original, 1)
+        async with original.transaction() as connection:
+            await connection.execute("DELETE FROM astromesh_store")
+    nodes = [database(postgres_url, MORE_NOTES) for _ in range(4)]
+    async with AsyncExitStack() as stack:
+        await asyncio.gather(*(stack.enter_async_context(node.open()) for node in nodes))
+        assert len(nodes[0].store_id) == 12
+        assert {node.store_id for node in nodes} == {nodes[0].store_id} != {original.store_id}
+        assert await count(nodes[0]) == 1
+
+
 async def test_tables_of_an_older_build_are_brought_up_to_date_with_what_is_in_them(postgres_url: str) -> None:
     async with opened(postgres_url) as old:
         await add(old, 1, "kept")
