@@ -1,4 +1,4 @@
-"""Conversations: what agents and their users said, by agent, principal and session, in SQLite files of the data directory."""
+"""Conversations: what agents and their users said, by agent, principal and session, in the store that the environment names."""
 
 from app.services.memory.service import Memory
 

@@ -50,8 +50,6 @@ class RedisStore:
                 await self._identify()
             except StoreUnavailable as error:
                 log.warning("the node starts without its store of conversations: %s", error)
-            if self._notes:
-                log.warning("%s", self.place)
             yield
 
     async def follow(self, changed: Callable[[], None]) -> None:
@@ -72,7 +70,9 @@ class RedisStore:
         with self._server.use() as client:
             pipe = client.pipeline().set(_STORE_ID, self.store_id or secrets.token_hex(6), nx=True).set(_VERSION, VERSION, nx=True)
             *_, store_id, version = await pipe.get(_STORE_ID).get(_VERSION).execute()
-            self._notes = await _notes(client)
+            before, self._notes = self._notes, await _notes(client)
+        if self._notes not in ("", before):
+            log.warning("%s", self.place)
         if int(version) > VERSION:
             message = f"holds conversations of version {int(version)}, and this build knows {VERSION}"
             remedy = "run the newer build, or name another database"

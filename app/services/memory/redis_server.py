@@ -13,10 +13,12 @@ ANSWER_S = 5.0
 CONNECTIONS = 10
 RETRY_AFTER_S = 2
 _FORM = (
-    "write redis://user:password@host:6379/0, or rediss:// for TLS; in user and password @ is %40, : is %3A, / is %2F, # is %23, % is %25"
+    "write redis://user:password@host:6379/0, or rediss:// for TLS; in user and password @ is %40, : is %3A, / is %2F, ? is %3F, # is %23, "
+    "% is %25"
 )
 _REACH = f"check that it runs and that {REDIS_URL} names it; nodes connect again by themselves"
 _ACCESS = f"correct user and password in {REDIS_URL}"
+_ONE = "it is a cluster: name a single server, which may have replicas"
 _REMEDIES = {
     "NOAUTH": _ACCESS,
     "WRONGPASS": _ACCESS,
@@ -28,6 +30,8 @@ _REMEDIES = {
     "maxmemory": "give it more memory (maxmemory)",
     "MISCONF": "make room on its disk: it cannot save, and takes no writes until it can",
     "read only replica": "name the primary: this is a replica",
+    "hash to the same slot": _ONE,
+    "Hash slot not served": _ONE,
     "LOADING": "it is starting; nodes connect again by themselves",
     "DB index": f"name another database number at the end of {REDIS_URL}",
 }
@@ -68,11 +72,14 @@ class RedisServer:
             raise self._unavailable(error) from error
 
     def _unavailable(self, error: Exception) -> StoreUnavailable:
+        from redis.exceptions import AskError
         from redis.exceptions import ConnectionError as NotConnectedError
         from redis.exceptions import TimeoutError as TooLateError
 
         said = " ".join(str(error).split()) or type(error).__name__
         remedy = next((remedy for piece, remedy in _REMEDIES.items() if piece in said), None)
+        if isinstance(error, AskError):  # also when a key has moved for good
+            remedy = _ONE
         if isinstance(error, (TooLateError, TimeoutError)):
             said = "it does not answer in time"
         if remedy is None:
@@ -90,7 +97,7 @@ def _shown(url: str) -> str:
         raise _wrong("is not a URL") from None
     if parts.scheme not in {"redis", "rediss", "unix"}:
         raise _wrong("is not the URL of a Redis server: it has to begin with redis://, rediss:// or unix://")
-    if parts.netloc.count("@") > 1 or parts.fragment or ("@" not in parts.netloc and "@" in parts.path):
+    if parts.netloc.count("@") > 1 or parts.fragment or ("@" not in parts.netloc and "@" in parts.path + parts.query):
         raise _wrong("is not a URL: a character of user or password is not escaped")
     if parts.scheme == "unix":
         return parts.path
@@ -112,6 +119,7 @@ def _make_pool(url: str) -> Any:
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
         from redis.exceptions import ConnectionError as NotConnectedError
+        from redis.exceptions import RedisError
     except ImportError:
         message = "is set, and the driver for Redis is missing (the package redis)"
         remedy = "install requirements-all.lock instead of requirements.lock; build the image with --build-arg LOCK=requirements-all.lock"
@@ -127,6 +135,6 @@ def _make_pool(url: str) -> Any:
             retry=Retry(NoBackoff(), 1, supported_errors=(NotConnectedError,)),
         )
         pool.make_connection()  # type: ignore[no-untyped-call]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RedisError) as error:
         raise _wrong(f"cannot be used: {error}", "correct what stands after the ? in it") from None
     return pool

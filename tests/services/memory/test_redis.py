@@ -10,7 +10,7 @@ from app.errors import ConfigError, StoreUnavailable
 from app.services.memory.conversation import WHOLE, Conversation, MemorySettings
 from app.services.memory.redis import RedisStore
 from app.services.memory.redis_server import RedisServer
-from tests.databases.server import Server
+from tests.databases.server import PASSWORD, Server
 
 OF = Conversation("a", "", "s")
 SAID = b'[{"role":"user","content":"x"}]'
@@ -37,6 +37,7 @@ def test_an_address_is_shown_without_its_password(url: str, shown: str) -> None:
         ("redis://u:hu@sh@cache", "is not escaped"),
         ("redis://u:hu#sh@cache", "is not a URL"),
         ("redis://u:hu/sh@cache", "is not a URL"),
+        ("redis://u:12?hush@cache", "is not escaped"),
         ("redis://u:hush@cache:0x1/0", "is not a URL"),
         ("redis:///1", "names no host"),
         ("redis://u:hush@cache/name", "which is no number"),
@@ -59,9 +60,10 @@ async def test_a_missing_driver_is_told_with_the_package_to_install(monkeypatch:
 
 
 @pytest.mark.databases
-async def test_a_setting_of_the_url_that_the_driver_does_not_know_is_a_configuration_error(redis_url: str) -> None:
+@pytest.mark.parametrize(("scheme", "setting"), [("redis", "no_such_thing=1"), ("redis", "socket_timeout=x"), ("rediss", "ssl_cert_reqs=x")])
+async def test_a_setting_of_the_url_that_the_driver_does_not_know_is_a_configuration_error(redis_url: str, scheme: str, setting: str) -> None:
     with pytest.raises(ConfigError, match="correct what stands after the"):
-        async with RedisStore(f"{redis_url}?no_such_thing=1", MemorySettings()).open():
+        async with RedisStore(f"{redis_url.replace('redis', scheme, 1)}?{setting}", MemorySettings()).open():
             pass
 
 
@@ -119,7 +121,7 @@ async def test_what_a_newer_build_has_written_is_refused(redis_url: str) -> None
 
 
 @pytest.mark.databases
-async def test_a_server_that_does_not_keep_what_it_is_told_is_named(troubled_redis: Server) -> None:
+async def test_a_server_that_does_not_keep_what_it_is_told_is_named(troubled_redis: Server, caplog: pytest.LogCaptureFixture) -> None:
     from redis.asyncio import Redis
 
     store = RedisStore(troubled_redis.url(), MemorySettings())
@@ -129,7 +131,9 @@ async def test_a_server_that_does_not_keep_what_it_is_told_is_named(troubled_red
         async with Redis.from_url(troubled_redis.url()) as client:
             await client.config_set("appendonly", "no")
             await client.config_set("maxmemory-policy", "allkeys-lru")
-            await store._identify()
+            for _ in range(3):
+                await store._identify()
+            assert [each.message for each in caplog.records] == [store.place], "the log names it once"
             assert "its append-only file is off" in store.place
             assert "with maxmemory-policy allkeys-lru it may drop conversations" in store.place
             await client.config_set("maxmemory-policy", "noeviction")
@@ -151,3 +155,21 @@ async def test_what_was_acknowledged_outlives_a_server_that_is_killed(troubled_r
         await asyncio.to_thread(troubled_redis.start)
         assert [turn.turn_id for turn in (await store.history(OF, WHOLE)).turns] == [f"t{number}" for number in range(20)]
         assert await store.append(OF, "t20", SAID, None)
+
+
+@pytest.mark.databases
+async def test_a_cluster_is_told_with_the_remedy(troubled_redis: Server) -> None:
+    await asyncio.to_thread(troubled_redis.kill)
+    await asyncio.to_thread(troubled_redis.run, "redis-server", "/etc/redis/redis.conf", "--cluster-enabled", "yes")
+    await asyncio.to_thread(troubled_redis._until_redis_answers)
+    store = RedisStore(troubled_redis.url(), MemorySettings())
+    async with store.open():
+        with pytest.raises(StoreUnavailable, match="it is a cluster: name a single server"):
+            await store.append(OF, "t1", SAID, None)
+        auth = ("env", f"REDISCLI_AUTH={PASSWORD}", "redis-cli")
+        await asyncio.to_thread(troubled_redis.run, *auth, "cluster", "addslotsrange", "0", "16383")
+        async with asyncio.timeout(20):
+            while "state:ok" not in await asyncio.to_thread(troubled_redis.run, *auth, "cluster", "info"):
+                pass
+        with pytest.raises(StoreUnavailable, match="it is a cluster: name a single server"):
+            await store._identify()
