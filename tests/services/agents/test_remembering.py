@@ -16,6 +16,7 @@ from app.services.agents.remembering import PastTurn, Remembering
 from app.services.agents.settings import Orchestration
 from app.services.inference import Inference
 from app.services.memory import Memory
+from tests.nodes import ROOT
 from tests.services.agents.world import Body, ScriptedModel, Tools, agent_file, agents, ask, calls, said, told
 from tests.support import Neighbours, mounted, node_context
 
@@ -227,3 +228,10 @@ def test_a_backend_that_is_not_the_nodes_is_warned_of_with_the_remedy(
     loaded.load()
     warnings = loaded.find("tester").warnings
     assert [warned in warning for warning in warnings] == ([True] if warned else [])
+
+
+@pytest.mark.parametrize("environ", [{}, {"ASTROMESH_DATABASE_URL": "postgres://x"}, {"ASTROMESH_REDIS_URL": "redis://x"}])
+def test_the_agents_that_ship_with_the_node_have_no_warnings_whichever_store_keeps_them(environ: Mapping[str, str]) -> None:
+    loaded = Library(ROOT / "config" / "agents", Orchestration(), environ)
+    loaded.load()
+    assert loaded.find("assistant").warnings == ()

@@ -60,8 +60,12 @@ async def test_a_missing_driver_is_told_with_the_package_to_install(monkeypatch:
 
 
 @pytest.mark.databases
-@pytest.mark.parametrize(("scheme", "setting"), [("redis", "no_such_thing=1"), ("redis", "socket_timeout=x"), ("rediss", "ssl_cert_reqs=x")])
-async def test_a_setting_of_the_url_that_the_driver_does_not_know_is_a_configuration_error(redis_url: str, scheme: str, setting: str) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "setting"), [("redis", "no_such_thing=1"), ("redis", "socket_timeout=x"), ("rediss", "ssl_cert_reqs=x")]
+)
+async def test_a_setting_of_the_url_that_the_driver_does_not_know_is_a_configuration_error(
+    redis_url: str, scheme: str, setting: str
+) -> None:
     with pytest.raises(ConfigError, match="correct what stands after the"):
         async with RedisStore(f"{redis_url.replace('redis', scheme, 1)}?{setting}", MemorySettings()).open():
             pass
