@@ -57,7 +57,7 @@ def _told(error: Any) -> tuple[str, str]:
 
     if isinstance(error, TimeoutError):
         return "it does not answer in time", f"{_REACH}, unless it is overloaded"
-    if isinstance(error, asyncpg.InterfaceError) and not isinstance(error, ValueError):
+    if isinstance(error, (asyncpg.InterfaceError, asyncpg.InternalClientError)) and not isinstance(error, ValueError):
         return "the connection was lost", _REACH  # what asyncpg says of that is for programmers
     state = str(getattr(error, "sqlstate", None) or "")
     fitting = [prefix for prefix in _REMEDIES if state.startswith(prefix)]

@@ -6,10 +6,12 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import asyncpg
 import pytest
 
 from app.errors import ConfigError, StoreUnavailable
 from app.postgres import Database, Patience, Schema, parse
+from app.postgres.faults import unavailable
 from tests.databases.server import PASSWORD, Server
 
 pytestmark = [pytest.mark.databases, pytest.mark.anyio]
@@ -311,6 +313,11 @@ async def test_a_database_that_is_not_unicode_and_a_wrong_setting_of_the_url_are
     with pytest.raises(ConfigError, match="sslmode"):
         async with opened(f"{postgres_url}?sslmode=perhaps"):
             pass
+
+
+async def test_what_the_driver_says_of_a_connection_cut_in_its_work_is_told_as_its_loss() -> None:
+    cut = asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress")
+    assert "cannot be used: the connection was lost; check that it runs" in unavailable(cut, parse("postgresql://u:p@db/x")).message
 
 
 async def test_a_missing_driver_is_told_with_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
