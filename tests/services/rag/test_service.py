@@ -382,7 +382,7 @@ async def test_a_search_waits_for_no_ingestion_and_ingestions_take_turns(tmp_pat
     model = Model(hold=asyncio.Event())
     async with rag(tmp_path, model, embedding_model=MODEL, embedding_concurrency=1, embedding_batch=1) as world:
         await world.ask("PUT", DOCS, {}, status=201)
-        sent = [f"the number {at}" for at in range(20)]
+        sent = [f"the number {at}" for at in range(500)]  # so many that the other is there long before their end
         first = asyncio.create_task(world.ask("POST", f"{DOCS}/ingest", {"documents": documents(*sent)}))
         assert model.hold
         async with asyncio.timeout(5):
