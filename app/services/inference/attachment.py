@@ -11,9 +11,9 @@ from app.config.address import check_url, masked
 from app.config.secret import is_key
 from app.config.yaml import read
 from app.errors import ConfigError, Problem
-from app.services.inference.openai_compat import VARIANTS
 from app.services.inference.provider import ProviderSpec
 from app.services.inference.providers_file import KEY_REMEDY, KINDS, NAME, NO_KEY, RESERVED
+from app.services.inference.variants import VARIANTS
 
 _ENVIRONMENT = {"OLLAMA_HOST": "ollama", "VLLM_BASE_URL": "vllm", "TGI_BASE_URL": "tgi", "OPENAI_BASE_URL": "openai"}
 _KINDS_BY_NAME = {"ollama": "ollama", "openai": "openai_compat", "builtin": "builtin", **{kind: kind for kind in VARIANTS}, **KINDS}

@@ -2,9 +2,8 @@
 
 import json
 import re
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -13,32 +12,8 @@ from app.errors import ProviderError
 from app.services.inference.answer import finished, has_content
 from app.services.inference.provider import Chunk, ProviderSpec
 from app.services.inference.upstream import Upstream, error_message
+from app.services.inference.variants import VARIANTS
 from app.sse import decode
-
-
-def _listed(found: Any) -> Iterable[Any]:
-    return [row["id"] for row in found["data"]]
-
-
-def _told(found: Any) -> Iterable[Any]:
-    return [found["model_id"]]
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """``health`` and ``info`` hang on the server's root, not below /v1; without ``info``, /v1/models lists the models."""
-
-    health: str | None = None
-    info: str | None = None
-    read: Callable[[Any], Iterable[Any]] = _listed
-
-
-VARIANTS: Mapping[str, Variant] = {
-    "openai_compat": Variant(),
-    "vllm": Variant(health="/health"),
-    "hf_tgi": Variant(health="/health", info="/info", read=_told),
-    "llamacpp": Variant(health="/health"),
-}
 
 
 class OpenAICompat:

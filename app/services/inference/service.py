@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from importlib.resources import files
 from typing import Any
 
-import aiohttp
 from starlette.routing import BaseRoute
 
 from app.errors import NodeError, ProviderUnavailable
@@ -19,13 +18,11 @@ from app.services.inference.breaker import Breaker, BreakerPolicy
 from app.services.inference.builtin import OWNED_BY, Builtin
 from app.services.inference.catalog import DEFAULT, Attached, Catalog, Choice
 from app.services.inference.configuration import configure
+from app.services.inference.endpoint import shown_endpoint
 from app.services.inference.metrics import Metrics
-from app.services.inference.ollama import Ollama
-from app.services.inference.openai_compat import OpenAICompat
 from app.services.inference.provider import Provider, ProviderSpec
 from app.services.inference.providers_file import read_providers
 from app.services.inference.routes import make_routes
-from app.services.inference.upstream import open_session, shown_endpoint
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +48,10 @@ class Inference:
     async def open(self) -> AsyncIterator[None]:
         specs, policy = await asyncio.to_thread(self._attach)
         async with AsyncExitStack() as stack:
-            session = await stack.enter_async_context(open_session(self._configuration.connect_timeout_s))
+            providers = await self._made(specs, stack)
             interval_s = self._configuration.health_check_interval_s
             self._catalog = Catalog(
-                [Attached(make_provider(spec, session), Breaker(policy), spec.health_check_interval_s or interval_s) for spec in specs]
+                [Attached(each, Breaker(policy), each.spec.health_check_interval_s or interval_s) for each in providers]
             )
             if all(spec.kind == "builtin" for spec in specs):
                 log.warning(
@@ -63,6 +60,15 @@ class Inference:
                     self._node.config_dir / "providers.yaml",
                 )
             yield
+
+    async def _made(self, specs: Sequence[ProviderSpec], stack: AsyncExitStack) -> list[Provider]:
+        if all(spec.kind == "builtin" for spec in specs):
+            return [Builtin(spec) for spec in specs]
+        from app.services.inference.servers import make_server
+        from app.services.inference.upstream import open_session
+
+        session = await stack.enter_async_context(open_session(self._configuration.connect_timeout_s))
+        return [Builtin(spec) if spec.kind == "builtin" else make_server(spec, session) for spec in specs]
 
     async def run(self) -> None:
         await self._catalog.watch()
@@ -130,12 +136,6 @@ class Inference:
         if failure and not choices:
             raise failure
         return choices
-
-
-def make_provider(spec: ProviderSpec, session: aiohttp.ClientSession) -> Provider:
-    if spec.kind == "builtin":
-        return Builtin(spec)
-    return Ollama(spec, session) if spec.kind == "ollama" else OpenAICompat(spec, session)
 
 
 def _check(each: Attached) -> Check:

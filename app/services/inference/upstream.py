@@ -10,6 +10,7 @@ import aiohttp
 from yarl import URL
 
 from app.errors import AnsweredError, NodeError, ProviderError, ProviderRateLimited, ProviderTimeout, ProviderUnavailable
+from app.services.inference.endpoint import shown_endpoint
 from app.services.inference.provider import ProviderSpec
 
 _CALLERS_MISTAKE = frozenset({400, 404, 409, 413, 415, 422})
@@ -27,14 +28,6 @@ def open_session(connect_timeout_s: float) -> aiohttp.ClientSession:
         timeout=aiohttp.ClientTimeout(connect=connect_timeout_s),
         cookie_jar=aiohttp.DummyCookieJar(),
     )
-
-
-def shown_endpoint(endpoint: str) -> str:
-    """An endpoint as it may be shown: without user, password and query. What cannot be read as a URL is not shown at all."""
-    try:
-        return str(URL(endpoint).with_user(None).with_query(None)) if endpoint else ""
-    except ValueError:
-        return "an address that is no URL"
 
 
 class Upstream:
