@@ -4,11 +4,9 @@ Who writes a collection holds its row until the end, so that what is put stands 
 state. A collection is written by one at a time in this process before it comes to the database, so that waiting takes no connections.
 """
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from weakref import WeakValueDictionary
 
 from app.errors import CollectionNotFound, StoreUnavailable
 from app.postgres import Address, Connection, Database, Patience
@@ -16,9 +14,9 @@ from app.services.rag.knowledge import Collection, Cut, Document, Filter, Hit, J
 from app.services.rag.postgres import collections, documents, jobs, rows, vectors, words
 from app.services.rag.postgres.tables import KNOWLEDGE
 from app.services.rag.store import Lease
+from app.services.rag.turns import Turns
 
 PATIENCE = Patience()
-_TURN_S = 30.0
 log = logging.getLogger(__name__)
 
 
@@ -30,7 +28,7 @@ class PostgresStore:
         self._names = frozenset[Name]()
         self._looked, self._vectors = False, ""
         self._no_vectors = f"The database {address} has not been reached yet; check that it runs."
-        self._turns: WeakValueDictionary[Name, asyncio.Lock] = WeakValueDictionary()
+        self._turns = Turns("send fewer at once")
 
     @property
     def store_id(self) -> str:
@@ -86,7 +84,7 @@ class PostgresStore:
             return there.collection
 
     async def drop(self, of: Name) -> bool:
-        async with self._turn(of), self._transaction() as connection:
+        async with self._turns.of(of), self._transaction() as connection:
             dropped = await collections.drop(connection, of)
         self._names -= {of}
         return dropped
@@ -194,7 +192,7 @@ class PostgresStore:
 
     @asynccontextmanager
     async def _writing(self, of: Name) -> AsyncIterator[tuple[Connection, rows.Kept]]:
-        async with self._turn(of), self._found(of, lock=True) as found:
+        async with self._turns.of(of), self._found(of, lock=True) as found:
             yield found
 
     @asynccontextmanager
@@ -205,17 +203,3 @@ class PostgresStore:
                 yield found
         except CollectionNotFound:
             raise jobs.lost(lease) from None
-
-    @asynccontextmanager
-    async def _turn(self, of: Name) -> AsyncIterator[None]:
-        lock = self._turns.setdefault(of, asyncio.Lock())
-        try:
-            async with asyncio.timeout(_TURN_S):
-                await lock.acquire()
-        except TimeoutError:
-            told = f"Writes to the collection {of.name!r} have waited for {_TURN_S:.0f} s"
-            raise StoreUnavailable(f"{told}; send fewer at once.", headers={"Retry-After": "5"}) from None
-        try:
-            yield
-        finally:
-            lock.release()

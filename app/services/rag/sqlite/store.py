@@ -12,7 +12,6 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
-from weakref import WeakValueDictionary
 
 from app.errors import CollectionNotFound, StoreUnavailable
 from app.services.rag.knowledge import Collection, Cut, Document, Filter, Hit, Job, Name, Vector
@@ -22,9 +21,9 @@ from app.services.rag.sqlite.folder import Folder
 from app.services.rag.sqlite.searcher import Searcher
 from app.services.rag.sqlite.unwritten import Unwritten
 from app.services.rag.store import Lease
+from app.services.rag.turns import Turns
 
 _THREADS = 4
-_TURN_S = 30.0
 _CLAIM_S = 0.2
 """A job of a collection that somebody else is writing can be claimed a little later."""
 log = logging.getLogger(__name__)
@@ -43,7 +42,7 @@ class SqliteStore:
         self._searcher = Searcher()
         self._connections = Connections(self._searcher.prepare)
         self._described, self._looked = Unwritten[Collection](), Unwritten[jobs.Look | None]()
-        self._turns: WeakValueDictionary[Name, asyncio.Lock] = WeakValueDictionary()
+        self._turns = Turns("send fewer at once, or see what holds its file")
 
     @property
     def store_id(self) -> str:
@@ -186,22 +185,8 @@ class SqliteStore:
                 raise documents.missing(of)
             return done
 
-        async with self._turn(of):
+        async with self._turns.of(of):
             return await self._in_thread(self._writers, write)
-
-    @asynccontextmanager
-    async def _turn(self, of: Name) -> AsyncIterator[None]:
-        lock = self._turns.setdefault(of, asyncio.Lock())
-        try:
-            async with asyncio.timeout(_TURN_S):
-                await lock.acquire()
-        except TimeoutError:
-            told = f"Writes to the collection {of.name!r} have waited for {_TURN_S:.0f} s"
-            raise StoreUnavailable(f"{told}; send fewer at once, or see what holds its file.", headers={"Retry-After": "5"}) from None
-        try:
-            yield
-        finally:
-            lock.release()
 
     @contextmanager
     def _opened(self, of: Name) -> Iterator[tuple[Path, sqlite3.Connection]]:
