@@ -40,6 +40,12 @@ class Completion:
         return message | ({"tool_calls": [call.message_part() for call in self.tool_calls]} if self.tool_calls else {})
 
 
+def text_of(message: Mapping[str, Any]) -> str:
+    """What a message says in words, "" where that is nothing; parts that are no text are left out."""
+    content = message.get("content") or ""
+    return content if isinstance(content, str) else "\n".join(part["text"] for part in content if isinstance(part.get("text"), str))
+
+
 class Completes(Protocol):
     """Whoever answers a request with a completion: an agent's models, alone or under guardrails."""
 

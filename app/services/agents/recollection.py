@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from app.errors import NodeError
-from app.services.agents.completion import Message
+from app.services.agents.completion import Message, text_of
 from app.services.agents.fetch import fetch
 from app.services.contract import Locate
 
@@ -39,7 +39,7 @@ class Recollecting:
         """(messages that show the model what was found, notes on what could not be done). ``of`` are agent and session; turns that the
         model has ``seen`` are left out."""
         agent, session = of
-        question = "\n".join(_text(message) for message in asked if message["role"] == "user").strip()
+        question = "\n".join(text_of(message) for message in asked if message["role"] == "user").strip()
         if not question:
             return [], ()
         wanted: dict[str, Any] = {"query": question[-_QUERY_CHARS:], "max_results": min(100, self.max_results + len(seen))}
@@ -56,10 +56,3 @@ class Recollecting:
             return [], ()
         shown = _SHOWN.format(exchanges="\n\n---\n\n".join(new))
         return [{"role": "user", "content": shown}, {"role": "assistant", "content": _TAKEN}], ()
-
-
-def _text(message: Message) -> str:
-    content = message.get("content")
-    if isinstance(content, list):
-        return "\n".join(part["text"] for part in content if isinstance(part.get("text"), str))
-    return content if isinstance(content, str) else ""

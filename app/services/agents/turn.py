@@ -6,7 +6,7 @@ from typing import Any
 
 from app.services.agents.agent import Agent
 from app.services.agents.cast import Rotation
-from app.services.agents.completion import Completes, Message
+from app.services.agents.completion import Completes, Message, text_of
 from app.services.agents.formed import FormedModel
 from app.services.agents.guardrails.guards import Guards
 from app.services.agents.journal import Journal
@@ -90,8 +90,7 @@ class Turn:
     def query(self) -> str:
         """The text of what the user said last."""
         last: Message = next((message for message in reversed(self.history) if message["role"] == "user"), {})
-        content = last.get("content") or ""
-        return content if isinstance(content, str) else "\n".join(part["text"] for part in content if isinstance(part.get("text"), str))
+        return text_of(last)
 
     def history_with(self, notes: str) -> list[Message]:
         """The conversation, with ``notes`` below what the user said last: many models refuse two messages of the user in a row."""
