@@ -22,6 +22,7 @@ FOR_SERVICES |= {
     "app.outbound",
     "app.metrics",
     "app.query",
+    "app.sqlite",
 }
 FOR_SERVICES |= {"app.frames"}
 FOR_SERVICES |= {name for name in MODULES if name == "app.postgres" or name.startswith("app.postgres.")}

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from app import sqlite
 from app.errors import StoreUnavailable
 
 VERSION = 1
@@ -63,14 +64,8 @@ class Database:
     def transaction(self) -> Iterator[None]:
         """All or nothing, and on the disk when it ends."""
         with self.errors():
-            self.sql.execute("BEGIN IMMEDIATE")
-            try:
+            with sqlite.transaction(self.sql):
                 yield
-                self.sql.execute("COMMIT")
-            except BaseException:
-                if self.sql.in_transaction:
-                    self.sql.execute("ROLLBACK")
-                raise
 
     @contextmanager
     def errors(self) -> Iterator[None]:

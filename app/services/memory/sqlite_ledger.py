@@ -3,10 +3,11 @@
 # ruff: noqa: S608 - the only text put into these statements is the constants below
 import sqlite3
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from app import sqlite
 from app.services.memory import sqlite_slots as slots
 from app.services.memory.conversation import Conversation, Turn
 
@@ -33,14 +34,8 @@ class Ledger:
     def transaction(self) -> Iterator[None]:
         """All or nothing, and on the disk when it ends."""
         with slots.storage_errors(self.path):
-            self._sql.execute("BEGIN IMMEDIATE")
-            try:
+            with sqlite.transaction(self._sql):
                 yield
-                self._sql.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):  # the disk may fail the rollback too; SQLite then rolls back at the next open
-                    self._sql.execute("ROLLBACK")
-                raise
 
     def last(self, of: Conversation) -> int:
         """The highest sequence, 0 for none."""

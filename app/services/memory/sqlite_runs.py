@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from app import sqlite
 from app.errors import RunUnderWay, StoreUnavailable
 from app.services.memory import sqlite_slots as slots
 from app.services.memory.conversation import Conversation, MemorySettings
@@ -199,14 +200,8 @@ class RunStore:
     def _transaction(self, connection: sqlite3.Connection | None = None) -> Iterator[None]:
         connection = connection or self._own
         with slots.storage_errors(self._slot.path):
-            connection.execute("BEGIN IMMEDIATE")
-            try:
+            with sqlite.transaction(connection):
                 yield
-                connection.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    connection.execute("ROLLBACK")
-                raise
 
     @staticmethod
     def _scrub(connection: sqlite3.Connection) -> None:

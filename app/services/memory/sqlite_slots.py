@@ -3,16 +3,15 @@
 The rule: a slot file is written only by the process that holds the flock on its lock file, and it appears whole or not at all.
 """
 
-import errno
 import fcntl
 import itertools
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from app import sqlite
 from app.errors import ConfigError, Problem, StoreUnavailable
 
 MAX_SLOTS = 256
@@ -133,40 +132,19 @@ def connect(path: Path, kind: Kind = CONVERSATIONS, *, write: bool) -> sqlite3.C
     return connection
 
 
-@contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
+def storage_errors(path: Path) -> AbstractContextManager[None]:
     """Turn what the disk and SQLite raise into StoreUnavailable with a remedy."""
-    try:
-        yield
-    except OSError as error:
-        remedy = _REMEDIES[sqlite3.SQLITE_FULL] if error.errno in {errno.ENOSPC, errno.EDQUOT} else _owner_remedy(path)
-        raise StoreUnavailable(f"Memory cannot use {error.filename or path}: {error.strerror}; {remedy}.") from error
-    except sqlite3.DatabaseError as error:
-        told = _REMEDIES.get((getattr(error, "sqlite_errorcode", None) or 0) & 0xFF, "see the message and the disk's own log")
-        remedy = _owner_remedy(path) if told is None else told
-        raise StoreUnavailable(f"Memory cannot use {path}: {error}; {remedy}.") from error
+    return sqlite.errors(path, "Memory", _REMEDIES)
 
 
-_REMEDIES: dict[int, str | None] = {
-    sqlite3.SQLITE_PERM: None,
-    sqlite3.SQLITE_READONLY: None,
-    sqlite3.SQLITE_CANTOPEN: None,
-    sqlite3.SQLITE_BUSY: "another program holds it locked: stop the backup or shell that has it open",
-    sqlite3.SQLITE_LOCKED: "another program holds it locked: stop the backup or shell that has it open",
-    sqlite3.SQLITE_FULL: "make room on its disk",
-    sqlite3.SQLITE_IOERR: "check its disk: reading or writing it failed",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged: stop the nodes that use it, then restore it from a backup or move it away",
-    sqlite3.SQLITE_NOTADB: "the file is damaged: stop the nodes that use it, then restore it from a backup or move it away",
+_LOCKED = "another program holds it locked: stop the backup or shell that has it open"
+_DAMAGED = "the file is damaged: stop the nodes that use it, then restore it from a backup or move it away"
+_REMEDIES = {
+    sqlite3.SQLITE_BUSY: _LOCKED,
+    sqlite3.SQLITE_LOCKED: _LOCKED,
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
+    sqlite3.SQLITE_NOTADB: _DAMAGED,
 }
-
-
-def _owner_remedy(path: Path) -> str:
-    """What to do about a place that cannot be written: name its owner where that is somebody else."""
-    here = next((place for place in (path, *path.parents) if os.path.exists(place)), Path("/"))
-    owner, wanted = here.stat(), f"{os.geteuid()}:{os.getegid()}"
-    if owner.st_uid != os.geteuid() and os.geteuid() != 0:
-        return f"{here} belongs to another user ({owner.st_uid}:{owner.st_gid}): own the mount as {wanted}, or run the node as its owner"
-    return f"make {here} writable for {wanted}"
 
 
 def _prepare(path: Path, kind: Kind) -> None:

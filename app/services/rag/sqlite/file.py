@@ -1,13 +1,12 @@
 """The SQLite file of one collection: its tables, how it is opened and written, and what its failures mean to a person."""
 
-import errno
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 
+from app import sqlite
 from app.errors import ConfigError, Problem, StoreUnavailable
 from app.services.rag.knowledge import Collection
 from app.services.rag.sqlite import rows
@@ -123,20 +122,12 @@ def check_version(path: Path) -> None:
         raise ConfigError([Problem(str(path), message, remedy="run the newer build, or choose another ASTROMESH_DATA_DIR")])
 
 
-@contextmanager
-def transaction(connection: sqlite3.Connection, *, write: bool, patience_s: float | None = None) -> Iterator[None]:
+def transaction(connection: sqlite3.Connection, *, write: bool, patience_s: float | None = None) -> AbstractContextManager[None]:
     """All or nothing, and on the disk when it ends; for reading, one state of the file from the first look to the last."""
     if write:
         patience_s = BUSY_TIMEOUT_S if patience_s is None else patience_s
         connection.execute(f"PRAGMA busy_timeout = {int(patience_s * 1000)}")
-    connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):
-            connection.execute("ROLLBACK")
-        raise
+    return sqlite.transaction(connection, "BEGIN IMMEDIATE" if write else "BEGIN")
 
 
 def scrub(connection: sqlite3.Connection) -> None:
@@ -166,39 +157,17 @@ def scrub_is_due(connection: sqlite3.Connection) -> bool:
     return row is not None
 
 
-@contextmanager
-def errors(path: Path) -> Iterator[None]:
+def errors(path: Path) -> AbstractContextManager[None]:
     """Turn what the disk and SQLite raise into StoreUnavailable with a remedy."""
-    try:
-        yield
-    except OSError as error:
-        remedy = _REMEDIES[sqlite3.SQLITE_FULL] if error.errno in {errno.ENOSPC, errno.EDQUOT} else _owner_remedy(path)
-        raise StoreUnavailable(f"Knowledge cannot use {error.filename or path}: {error.strerror}; {remedy}.") from error
-    except sqlite3.Error as error:
-        told = _REMEDIES.get((getattr(error, "sqlite_errorcode", None) or 0) & 0xFF, "see the message and the disk's own log")
-        remedy = _owner_remedy(path) if told is None else told
-        raise StoreUnavailable(f"Knowledge cannot use {path}: {error}; {remedy}.", headers={"Retry-After": "1"}) from error
+    return sqlite.errors(path, "Knowledge", _REMEDIES, {"Retry-After": "1"})
 
 
 _BUSY = "another process is writing this collection, or stands still in the middle of it: try again, or end that process"
 _DAMAGED = "the file is damaged: restore it from a backup, or delete the collection and ingest it anew"
-_REMEDIES: dict[int, str | None] = {
-    sqlite3.SQLITE_PERM: None,
-    sqlite3.SQLITE_READONLY: None,
-    sqlite3.SQLITE_CANTOPEN: None,
+_REMEDIES = {
     sqlite3.SQLITE_BUSY: _BUSY,
     sqlite3.SQLITE_LOCKED: _BUSY,
-    sqlite3.SQLITE_FULL: "make room on its disk",
-    sqlite3.SQLITE_IOERR: "check its disk: reading or writing it failed",
     sqlite3.SQLITE_TOOBIG: "send smaller documents",
     sqlite3.SQLITE_CORRUPT: _DAMAGED,
     sqlite3.SQLITE_NOTADB: _DAMAGED,
 }
-
-
-def _owner_remedy(path: Path) -> str:
-    here = next((place for place in (path, *path.parents) if os.path.exists(place)), Path("/"))
-    owner, wanted = here.stat(), f"{os.geteuid()}:{os.getegid()}"
-    if owner.st_uid != os.geteuid() and os.geteuid() != 0:
-        return f"{here} belongs to another user ({owner.st_uid}:{owner.st_gid}): own the mount as {wanted}, or run the node as its owner"
-    return f"make {here} writable for {wanted}"
